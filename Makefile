@@ -1,0 +1,55 @@
+# Everything starts from here: `make` alone lists the targets. Needs Linux, Python 3.11 or later and pip.
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+FAST := not vllm and not postgres and not slow
+# Files whose many tests, or whose models, take longer together than a quick check may.
+LONGER := embedded_engine standard_langchain parity synthesis environments recipe shop simulated readme capture \
+	llamaindex_agent llamaindex_capture llamaindex_confirmation select verifiers recorder rewards completion metrics
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-vllm demo test test-fast lint format policy evaluate bench clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+install: .venv/.installed ## Install the project and what its tests need into .venv
+
+install-vllm: install ## Install vLLM into .venv-vllm: the CPU build where there is no GPU
+	$(BIN)/python scripts/install_vllm.py
+
+demo: install ## Watch the shop assistant answer 30 requests (ENGINE=vllm to serve its policy with vLLM)
+	$(BIN)/python -m examples.shop.demo --engine $(or $(ENGINE),embedded)
+
+test: install-vllm ## Run all tests, with real vLLM and real PostgreSQL
+	TOOLORCH_REQUIRE_VLLM=1 $(PYTEST)
+
+test-fast: install ## Run the tests that need no server but their own: under a minute
+	$(PYTEST) -m "$(FAST)" -q $(LONGER:%=--ignore=tests/test_%.py)
+
+lint: install ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+policy: install ## Make and train the demo policy from nothing, on the CPU
+	$(BIN)/python -m examples.shop.train_policy
+
+evaluate: install ## Say how good the demo policy is on held-out requests
+	OMP_NUM_THREADS=1 $(BIN)/python -m examples.shop.evaluate_policy
+
+bench: install-vllm ## Run the benchmarks that the README quotes
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+clean: ## Remove the environments and what tools have left
+	rm -rf .venv .venv-vllm .mypy_cache .pytest_cache .ruff_cache .toolorch

@@ -1,0 +1,1 @@
+"""Small real apps that use the package."""

@@ -1,0 +1,1 @@
+"""A LlamaIndex app before and after its agent became an orchestrator."""

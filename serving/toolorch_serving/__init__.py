@@ -1,0 +1,1 @@
+"""Processes that serve: policies (vLLM or the embedded engine) and simulated specialists."""

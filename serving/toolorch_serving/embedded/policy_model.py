@@ -1,0 +1,113 @@
+"""The policy's weights: loaded from a folder or hub name, with LoRA adapters that come and go while it runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from toolorch_serving.process import PolicyServerError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+SMALL = 50_000_000
+"""Parameters under which one thread is quicker: a step is shorter than waiting for other threads on a busy machine."""
+
+
+class PolicyModel:
+    """A causal language model whose rows may each use another adapter."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model: Any = model
+        self._adapters: dict[str, str] = {}
+        self._loaded = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self._model.device
+        return device
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that are loaded."""
+        return tuple(self._adapters)
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """Load a LoRA adapter in peft's format from folder `path`."""
+        import peft
+
+        # peft uses the name as a module's name, which must not have dots.
+        self._loaded += 1
+        inner = f"adapter_{self._loaded}"
+        if self._adapters:
+            self._model.load_adapter(path, adapter_name=inner)
+        else:
+            self._model = peft.PeftModel.from_pretrained(self._model, path, adapter_name=inner)
+        self._model.eval()
+        self._adapters[name] = inner
+
+    def unload_adapter(self, name: str) -> None:
+        """Drop an adapter; requests that run with it must have ended."""
+        inner = self._adapters.pop(name)
+        if not self._adapters:
+            self._model = self._model.unload()
+            return
+        # peft keeps one adapter active even when each row names its own, and it must be one that is there.
+        self._model.set_adapter(next(iter(self._adapters.values())))
+        self._model.delete_adapter(inner)
+
+    def __call__(self, adapters: Sequence[str | None], **inputs: Any) -> Any:
+        """Run the model, row r with adapter `adapters[r]` (None: the bare model)."""
+        if self._adapters:
+            inputs["adapter_names"] = [self._adapters[name] if name is not None else "__base__" for name in adapters]
+        return self._model(**inputs)
+
+
+def load(
+    model: str, *, dtype: str = "auto", max_model_len: int | None = None
+) -> tuple[PolicyModel, PreTrainedTokenizerBase, frozenset[int], int, dict[str, Any]]:
+    """Load a policy.
+
+    Args:
+        model: Folder or hub name.
+        dtype: float32, bfloat16, float16, or auto (as stored; float32 on a CPU if that is half precision).
+        max_model_len: Longest prompt plus answer in tokens; None takes the model's own.
+
+    Returns:
+        Model, tokenizer, tokens that end an answer, longest prompt plus answer, and the sampling defaults that the
+        model comes with.
+
+    Raises:
+        PolicyServerError: The model cannot be served by this engine; the message says why.
+    """
+    config = AutoConfig.from_pretrained(model)
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds - {"full_attention", "sliding_attention"}:
+        raise PolicyServerError(
+            f"model {model} has layers of kind {', '.join(sorted(kinds))}; the embedded engine serves models with "
+            "ordinary attention only: install vLLM (scripts/install_vllm.py)"
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    if not tokenizer.chat_template:
+        raise PolicyServerError(f"model {model} has no chat template: add chat_template.jinja to its folder")
+    wanted = DTYPES.get(dtype, "auto")
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=wanted, attn_implementation="sdpa")
+    if dtype == "auto" and device == "cpu" and loaded.dtype != torch.float32:
+        loaded = loaded.to(dtype=torch.float32)
+    loaded = loaded.to(device).eval()
+    if device == "cpu" and loaded.num_parameters() < SMALL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    ends = loaded.generation_config.eos_token_id
+    end_tokens = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+    longest = int(config.get_text_config().max_position_embeddings)
+    if max_model_len is not None and max_model_len > longest:
+        raise PolicyServerError(f"max_model_len is {max_model_len}, and model {model} allows at most {longest} tokens")
+    names = ("temperature", "top_p", "top_k", "repetition_penalty")
+    own = loaded.generation_config.to_diff_dict()
+    defaults = {name: own[name] for name in names if own.get(name) is not None}
+    return PolicyModel(loaded), tokenizer, frozenset(end_tokens), max_model_len or longest, defaults

@@ -1,0 +1,12 @@
+"""Fixtures and settings for all tests."""
+
+from hypothesis import settings
+
+from tests.postgres import postgres_server, postgres_url  # noqa: F401
+from tests.servers import embedded_server, tiny_adapter, tiny_policy, vllm_server  # noqa: F401
+
+# The same examples in every run, and no time limit an example: a red build means a change, never a draw.
+# `pytest --hypothesis-profile=explore` draws new ones.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None, max_examples=2_000)
+settings.load_profile("repeatable")

@@ -1,0 +1,19 @@
+"""The command line, `toolorch`. It imports all parts; nothing imports it."""
+
+import typer
+
+from toolorch_integrations import __version__
+from toolorch_integrations.cli.serve import serve
+from toolorch_integrations.cli.synthesize import synthesize
+from toolorch_integrations.cli.traces import traces
+
+app = typer.Typer(help="Orchestrate tools and specialist models, capture every run.", no_args_is_help=True)
+app.add_typer(serve, name="serve")
+app.add_typer(traces, name="traces")
+app.command()(synthesize)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)

@@ -1,0 +1,263 @@
+"""The open traces of a recorder: events go in, and what a store has to add comes out.
+
+Only the recorder's writer thread uses a journal. `prepare` may read the store and can be repeated; `apply` reads
+nothing and changes memory only; `pending` says what is not in the store yet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from toolorch_integrations.events import (
+    CallEnded,
+    Event,
+    PolicyCalled,
+    TraceAnnotated,
+    TraceEnded,
+    TraceStarted,
+    TraceStatus,
+)
+from toolorch_integrations.graph import TraceGraph
+from toolorch_integrations.ledger import Call, CallKind
+from toolorch_integrations.owner import Owner
+from toolorch_integrations.plain import content_hash, plain
+from toolorch_integrations.store import TraceStore, TraceWrite
+from toolorch_integrations.trace import RESULT_LIMIT, TraceCall, TraceHeader, policy_call
+
+MAX_OPEN = 256
+"""Traces whose graphs are kept in memory; one more is loaded from the store when an event asks for it."""
+
+MAX_ALIASES = 10_000
+"""Resumed runs whose own id is still mapped to their trace."""
+
+
+@dataclass(slots=True)
+class OpenTrace:
+    """A trace in memory, and how much of it the store has."""
+
+    header: TraceHeader
+    graph: TraceGraph = field(default_factory=TraceGraph)
+    calls: int = 0
+    """Number of calls, those in the store included."""
+    nodes_stored: int = 0
+    calls_pending: list[TraceCall] = field(default_factory=list)
+    snapshots_pending: dict[str, Any] = field(default_factory=dict)
+    changed: bool = True
+    lost: bool = False
+    """Part of the graph could not be stored: it is to be read back before anything is added."""
+
+
+class Journal:
+    """Open traces, by id.
+
+    Attributes:
+        store: Where traces are read from.
+        running: Ids of traces that this journal knows as running.
+    """
+
+    def __init__(self, store: TraceStore, app: str = "") -> None:
+        self._app = app
+        self.store = store
+        self.running: set[str] = set()
+        self._open: OrderedDict[str, OpenTrace] = OrderedDict()
+        self._aliases: OrderedDict[str, str] = OrderedDict()
+        self._owner = Owner.current()
+
+    def resolve(self, trace_id: str) -> str:
+        """Return the id of the trace that a run writes to: another than its own where it resumed one."""
+        return self._aliases.get(trace_id, trace_id)
+
+    def prepare(self, event: Event) -> None:
+        """Have the event's trace in memory; reads the store where it must.
+
+        Raises:
+            SQLAlchemyError: The store cannot be read now; nothing has changed.
+        """
+        if isinstance(event, TraceStarted) and event.resume and event.thread_id:
+            found = self._interrupted(event.thread_id)
+            if found is not None and event.trace_id not in self._open:
+                self._aliases[event.trace_id] = found
+                while len(self._aliases) > MAX_ALIASES:
+                    self._aliases.popitem(last=False)
+        key = self.resolve(event.trace_id)
+        trace = self._open.get(key)
+        if trace is not None and not trace.lost:
+            self._open.move_to_end(key)
+            return
+        loaded = self._load(key)
+        if trace is None:
+            trace = self._open[key] = loaded or OpenTrace(TraceHeader(id=key, owner=self._owner))
+        else:
+            # The header stays, so that what was spent and lost is not forgotten.
+            loaded = loaded or OpenTrace(TraceHeader(id=key))
+            trace.graph, trace.calls, trace.nodes_stored = loaded.graph, loaded.calls, loaded.nodes_stored
+            trace.header.revision = loaded.header.revision
+            trace.lost = False
+        self._open.move_to_end(key)
+
+    def apply(self, event: Event) -> None:
+        """Add an event to its trace, which `prepare` has put in memory."""
+        trace = self._open[self.resolve(event.trace_id)]
+        header = trace.header
+        trace.changed = True
+        match event:
+            case TraceStarted():
+                self._start(header, event)
+            case TraceAnnotated():
+                _annotate(trace, event)
+            case PolicyCalled():
+                _add_policy_call(trace, event)
+            case CallEnded():
+                length = len(event.result)
+                _add_call(trace, event.call, event, event.result[:RESULT_LIMIT], length, event.arguments)
+            case TraceEnded():
+                header.status, header.ended = TraceStatus(event.status), event.ended
+                header.answer = event.answer or header.answer
+                header.error = event.error
+        if header.status is TraceStatus.RUNNING:
+            self.running.add(header.id)
+        else:
+            self.running.discard(header.id)
+
+    def count_lost(self, trace_id: str, lost: Mapping[str, int]) -> bool:
+        """Note in a trace's metadata that events of it were dropped; False for a trace that is not open."""
+        trace = self._open.get(self.resolve(trace_id))
+        if trace is None:
+            return False
+        known = Counter(trace.header.metadata.get("dropped") or {})
+        trace.header.metadata["dropped"] = dict(known + Counter(lost))
+        trace.changed = True
+        return True
+
+    def pending(self) -> list[TraceWrite]:
+        """Return what the store does not have yet."""
+        return [
+            TraceWrite(
+                trace.header, trace.graph.nodes[trace.nodes_stored :], trace.calls_pending, trace.snapshots_pending
+            )
+            for trace in self._open.values()
+            if trace.changed and not trace.lost
+        ]
+
+    def stored(self, writes: list[TraceWrite]) -> None:
+        """Take note that the store has what `pending` returned; traces that ended are let go."""
+        for entry in writes:
+            trace = self._open[entry.header.id]
+            trace.nodes_stored += len(entry.nodes)
+            trace.calls_pending, trace.snapshots_pending, trace.changed = [], {}, False
+            if trace.header.status is not TraceStatus.RUNNING:
+                del self._open[entry.header.id]
+        while len(self._open) > MAX_OPEN:
+            self._open.popitem(last=False)
+
+    def forget(self, writes: list[TraceWrite], reason: str = "") -> None:
+        """Give up what could not be stored: graphs are read back from the store before anything is added.
+
+        Args:
+            writes: What `pending` returned.
+            reason: Why, for the traces' metadata; empty: the events will be applied again, nothing is lost.
+        """
+        for entry in writes:
+            trace = self._open[entry.header.id]
+            lost = len(entry.nodes) + len(entry.calls)
+            trace.calls_pending, trace.snapshots_pending = [], {}
+            if not reason:
+                del self._open[entry.header.id]
+                continue
+            trace.lost = True
+            if lost:
+                self.count_lost(entry.header.id, {reason: lost})
+
+    def interrupt_running(self) -> None:
+        """Mark the traces in memory that still run as interrupted, as their recorder ends."""
+        for trace in self._open.values():
+            if trace.header.status is TraceStatus.RUNNING:
+                trace.header.status, trace.header.ended = TraceStatus.INTERRUPTED, time.time()
+                trace.changed = True
+
+    def _start(self, header: TraceHeader, event: TraceStarted) -> None:
+        if header.id == event.trace_id:
+            header.started = event.started
+            header.request = event.request or header.request
+        header.framework = event.framework or header.framework
+        header.app = self._app or event.app or header.app
+        header.thread_id = event.thread_id or header.thread_id
+        header.metadata |= plain(dict(event.metadata))
+        header.status, header.ended, header.owner, header.error = TraceStatus.RUNNING, None, self._owner, ""
+
+    def _interrupted(self, thread_id: str) -> str | None:
+        for key, trace in reversed(self._open.items()):
+            if trace.header.thread_id == thread_id and trace.header.status is TraceStatus.INTERRUPTED:
+                return key
+        return self.store.interrupted_trace(thread_id)
+
+    def _load(self, key: str) -> OpenTrace | None:
+        trace = self.store.find(key)
+        if trace is None:
+            return None
+        header = TraceHeader(**{name: getattr(trace, name) for name in TraceHeader.__dataclass_fields__})
+        return OpenTrace(header, trace.graph, len(trace.calls), len(trace.graph), changed=False)
+
+
+def _annotate(trace: OpenTrace, event: TraceAnnotated) -> None:
+    header = trace.header
+    if event.preferences is not None:
+        header.preferences = plain(dict(event.preferences))
+    if event.budget is not None:
+        header.budget = plain(dict(event.budget))
+    if event.catalog is not None:
+        header.catalog_hash = _snapshot(trace, event.catalog)
+    header.metadata |= plain(dict(event.metadata))
+
+
+def _add_policy_call(trace: OpenTrace, event: PolicyCalled) -> None:
+    header = trace.header
+    tools = "" if event.tools is None else _snapshot(trace, event.tools)
+    node = trace.graph.add_policy_call(event, tools)
+    if event.reply is None or node is None:
+        kind = CallKind.POLICY if event.is_policy else CallKind.SPECIALIST
+        call = Call(
+            kind,
+            event.model or kind.value,
+            event.status,
+            event.model,
+            dollars=event.dollars,
+            seconds=event.seconds,
+            call_id=event.response_id,
+            error=event.error,
+        )
+        _add_call(trace, call, event, node=None if node is None else node.index)
+    elif event.is_policy:
+        header.totals.add(policy_call(node))
+        header.exact = header.exact and node.exact
+        if event.model and event.model not in header.policy_versions:
+            header.policy_versions.append(event.model)
+
+
+def _add_call(
+    trace: OpenTrace,
+    call: Call,
+    event: CallEnded | PolicyCalled,
+    result: str = "",
+    length: int = 0,
+    arguments: Any = None,
+    node: int | None = None,
+) -> None:
+    node = trace.graph.asker(call.call_id) if node is None else node
+    arguments = plain(arguments)
+    if node is not None and arguments == trace.graph.nodes[node].arguments(call.call_id):
+        arguments = None  # They stand in the message already, and a reader finds them there.
+    entry = TraceCall(trace.calls, call, node, arguments, result, length, event.started, event.agent)
+    trace.calls_pending.append(entry)
+    trace.calls += 1
+    trace.header.totals.add(call)
+
+
+def _snapshot(trace: OpenTrace, value: Any) -> str:
+    key = content_hash(value)
+    trace.snapshots_pending[key] = value
+    return key

@@ -1,0 +1,84 @@
+"""LangChain messages as the core's plain messages, and the few facts that the face reads from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+
+from toolorch_integrations.prompt import OBSERVER
+
+_ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
+
+
+def to_openai(message: BaseMessage) -> dict[str, Any]:
+    """Return a message in OpenAI's chat format, its reasoning included."""
+    plain: dict[str, Any] = {"role": _ROLES.get(message.type, message.type), "content": _content(message)}
+    if isinstance(message, HumanMessage) and message.name:
+        plain["name"] = message.name
+    if isinstance(message, ToolMessage):
+        plain["tool_call_id"] = message.tool_call_id
+    if isinstance(message, AIMessage):
+        calls = [
+            _function_call(call["id"], call["name"], json.dumps(call["args"], ensure_ascii=False))
+            for call in message.tool_calls
+        ]
+        calls += [_function_call(call["id"], call["name"], call["args"]) for call in message.invalid_tool_calls]
+        if calls:
+            plain["tool_calls"] = calls
+        if reasoning := message.additional_kwargs.get("reasoning_content"):
+            plain["reasoning"] = reasoning
+    return plain
+
+
+def conversation_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """Return messages in OpenAI's chat format."""
+    return [to_openai(message) for message in messages]
+
+
+def run_messages(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
+    """Return what has happened since the newest user message, that message left out."""
+    for index in range(len(messages) - 1, -1, -1):
+        if isinstance(messages[index], HumanMessage) and messages[index].name != OBSERVER:
+            return messages[index + 1 :]
+    return messages
+
+
+def trailing_results(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
+    """Return the tool results at the end of a conversation: those of the newest turn."""
+    results: list[ToolMessage] = []
+    for message in reversed(messages):
+        if not isinstance(message, ToolMessage):
+            break
+        results.append(message)
+    return results[::-1]
+
+
+def failed_turns(messages: Sequence[BaseMessage]) -> int:
+    """Return how many turns at the end of the run brought nothing but errors."""
+    count = 0
+    bad = good = False
+    for message in reversed(run_messages(messages)):
+        if isinstance(message, AIMessage):
+            if good or not bad:
+                break
+            count += 1
+            good = bad = False
+        elif isinstance(message, ToolMessage) and message.status != "error":
+            good = True
+        elif isinstance(message, (ToolMessage, HumanMessage)):
+            bad = True
+    return count
+
+
+def _content(message: BaseMessage) -> str | list[Any] | None:
+    content: str | list[Any] = message.content
+    if isinstance(message, AIMessage) and not content and (message.tool_calls or message.invalid_tool_calls):
+        return None
+    return content
+
+
+def _function_call(call_id: str | None, name: str | None, arguments: str | None) -> dict[str, Any]:
+    return {"id": call_id or "", "type": "function", "function": {"name": name or "", "arguments": arguments or ""}}

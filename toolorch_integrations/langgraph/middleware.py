@@ -1,0 +1,263 @@
+"""The orchestrator as agent middleware: for people who keep their own `create_agent`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+from langchain.agents.middleware import AgentMiddleware
+from langchain.agents.middleware.types import ExtendedModelResponse, ModelRequest, ModelResponse
+from langchain_core.messages import ToolMessage
+from langchain_core.tools import BaseTool
+from langgraph.prebuilt.tool_node import ToolCallRequest
+from langgraph.runtime import Runtime
+from langgraph.types import Command
+
+from toolorch_integrations.budget import Account, Budget
+from toolorch_integrations.catalog import Catalog
+from toolorch_integrations.entry import AnyEntry, Price, Specialist
+from toolorch_integrations.errors import CatalogError, EmptyMessagesError
+from toolorch_integrations.langgraph.capture import reporter_of
+from toolorch_integrations.langgraph.messages import conversation_of
+from toolorch_integrations.langgraph.model_step import AskSpecialist, ModelStep
+from toolorch_integrations.langgraph.rendering import ChatRendering, Rendering, tool_entry
+from toolorch_integrations.langgraph.select import SelectTools
+from toolorch_integrations.langgraph.select_rendering import SelectRendering
+from toolorch_integrations.langgraph.specialists import SpecialistTool
+from toolorch_integrations.langgraph.state import OrchestratorState, RunState, new_run
+from toolorch_integrations.langgraph.tool_step import Execute, ToolStep
+from toolorch_integrations.ledger import Call, Ledger
+from toolorch_integrations.preferences import Preferences
+from toolorch_integrations.prompt import request_of
+from toolorch_integrations.run import Run, RunOptions, Runs
+from toolorch_integrations.steps import adrive, awithin, drive, within
+from toolorch_integrations.view import CatalogFilter
+
+
+class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
+    """Makes an agent of `create_agent` an orchestrator: specialists, preferences, budget, ledger and error handling.
+
+    Add `ConfirmationMiddleware` after it, so that a person is asked before anything of a turn with a destructive call
+    runs. Without it each destructive call still asks, but calls beside it may run first.
+
+    Args:
+        specialists: Models that a step can be handed to, as catalogue entries with an endpoint or as tools.
+        catalog: Descriptions, prices and rules for the agent's tools, by name; also further specialists. Tools that
+            it does not name are free and described by themselves.
+        preferences: What callers care about unless their context says otherwise.
+        budget: Limits of a run unless its context says otherwise.
+        changes: What is hidden, renamed, re-priced or shortlisted unless a run's context says otherwise.
+        fallback: Name of the specialist that answers when the policy cannot; None takes the first.
+        tool_timeout: Seconds until a tool is given up whose entry sets no timeout.
+        price: What the policy's tokens cost, where its model does not say.
+        confirm: Ask a person before destructive calls. False leaves that to the app.
+        rendering: `chat`, the growing chat, or `select`, what NVIDIA's Orchestrator-8B expects: a specialist works at
+            each step, and its `capabilities` say on what (`enhance_reasoning`, `answer`, `search`).
+        select: The app's search and interpreter, for `select`.
+
+    Raises:
+        CatalogError: The catalogue and the specialists do not fit together.
+
+    Example:
+        >>> agent = create_agent(policy, tools, middleware=[OrchestratorMiddleware(specialists=[coder])])
+        ... # doctest: +SKIP
+    """
+
+    state_schema = OrchestratorState
+
+    def __init__(
+        self,
+        specialists: Iterable[Specialist | SpecialistTool] = (),
+        *,
+        catalog: Catalog | None = None,
+        preferences: Preferences | None = None,
+        budget: Budget | None = None,
+        changes: CatalogFilter | None = None,
+        fallback: str | None = None,
+        tool_timeout: float = 60.0,
+        price: Price | None = None,
+        confirm: bool = True,
+        rendering: Literal["chat", "select"] = "chat",
+        select: SelectTools | None = None,
+    ) -> None:
+        super().__init__()
+        self._catalog = catalog or Catalog()
+        self._specialists = _specialist_tools(specialists, self._catalog)
+        self.rendering = _rendering(rendering, select, list(self._specialists.values()), self._catalog, tool_timeout)
+        self.tools: Sequence[BaseTool] = list(self.rendering.tools)
+        if fallback is not None and fallback not in self._specialists:
+            raise CatalogError(f"fallback names {fallback!r}; the specialists are {sorted(self._specialists)}.")
+        self._options = RunOptions(
+            preferences=preferences or Preferences(), budget=budget or Budget(), catalog=changes or CatalogFilter()
+        )
+        self._fallback = fallback
+        self._tool_timeout = tool_timeout
+        self._price = price or Price()
+        self._confirm = confirm
+        self._runs = Runs()
+        self._full_catalogs: dict[tuple[str, ...], Catalog] = {}
+
+    @property
+    def specialists(self) -> list[Specialist]:
+        """The catalogue entries of all specialists."""
+        return [tool.specialist for tool in self._specialists.values()]
+
+    # --- hooks of the agent ---
+
+    def before_agent(self, state: OrchestratorState, runtime: Runtime[Any]) -> dict[str, Any]:
+        """Begin a run: read the request's context and set the clock.
+
+        Raises:
+            EmptyMessagesError: There is no message to work on.
+        """
+        if not state.get("messages"):
+            raise EmptyMessagesError(
+                "The orchestrator was called without messages. If it is a node of a graph whose state has no "
+                "`messages`, add it with as_node(orchestrator, input_key=..., output_key=...)."
+            )
+        return {"run": new_run(self._options.with_context(runtime.context))}
+
+    async def abefore_agent(self, state: OrchestratorState, runtime: Runtime[Any]) -> dict[str, Any]:
+        """Do as `before_agent`."""
+        return self.before_agent(state, runtime)
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ExtendedModelResponse[Any]:
+        """Ask the policy within the budget, or end the run."""
+
+        def perform(wanted: Any) -> Any:
+            if isinstance(wanted, AskSpecialist):
+                return within(wanted.timeout, partial(wanted.caller.call, wanted.conversation))
+            return within(wanted.timeout, partial(handler, wanted.request))
+
+        return drive(self._model_step(request).steps(), perform)
+
+    # The two asynchronous hooks return awaitables and are no coroutine functions themselves: around one of those
+    # LangChain's tracing goes to another thread and back twice a call, whether or not anything is traced.
+
+    def awrap_model_call(  # type: ignore[override]
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
+    ) -> Awaitable[ExtendedModelResponse[Any]]:
+        """Do as `wrap_model_call`, on the event loop."""
+
+        async def perform(wanted: Any) -> Any:
+            if isinstance(wanted, AskSpecialist):
+                return await awithin(wanted.timeout, wanted.caller.acall(wanted.conversation))
+            return await awithin(wanted.timeout, handler(wanted.request))
+
+        return adrive(self._model_step(request).steps(), perform)
+
+    def wrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
+    ) -> Any:
+        """Make a call within the budget and its time; whatever goes wrong becomes an observation."""
+
+        def perform(wanted: Execute) -> ToolMessage | Command[Any]:
+            return within(wanted.timeout, partial(handler, wanted.request))
+
+        return drive(self._tool_step(request).steps(), perform)
+
+    def awrap_tool_call(  # type: ignore[override]
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]]
+    ) -> Awaitable[Any]:
+        """Do as `wrap_tool_call`, on the event loop."""
+
+        async def perform(wanted: Execute) -> ToolMessage | Command[Any]:
+            return await awithin(wanted.timeout, handler(wanted.request))
+
+        return adrive(self._tool_step(request).steps(), perform)
+
+    # --- the run behind a step ---
+
+    def run_of(self, state: Mapping[str, Any], tools: Sequence[BaseTool | dict[str, Any]]) -> Run:
+        """Return the run that a step belongs to, rebuilt from the state where this process has not seen it.
+
+        Args:
+            state: The agent's state.
+            tools: The agent's tools.
+        """
+        stored: RunState = state["run"]
+        run = self._runs.get(stored["id"], lambda: self._build(stored, state, tools))
+        run.account.paused = max(run.account.paused, stored["paused"])
+        calls = [call for call in state.get("ledger") or () if call["run_id"] == run.id]
+        if len(calls) > len(run.account.ledger):  # another process went on with the run in the meantime
+            run.account.catch_up(Call.from_dict(call) for call in calls)
+        reporter = reporter_of()
+        if reporter is not None:
+            reporter.run_began(run, self._price)
+        return run
+
+    def _build(self, stored: RunState, state: Mapping[str, Any], tools: Sequence[BaseTool | dict[str, Any]]) -> Run:
+        options = RunOptions.model_validate(stored["options"])
+        ledger = Ledger.from_dicts(state.get("ledger") or (), stored["id"])
+        # A run that began in another process has waited since: for a person, or to be resumed at all.
+        paused = stored["paused"] + max(0.0, time.time() - stored["updated"])
+        return self.rendering.run(
+            self._full_catalog(tools),
+            options,
+            request=request_of(conversation_of(state["messages"])),
+            account=Account(options.budget, ledger, stored["started"], paused),
+            run_id=stored["id"],
+            tool_timeout=self._tool_timeout,
+            fallback=self._fallback,
+        )
+
+    def _full_catalog(self, tools: Sequence[BaseTool | dict[str, Any]]) -> Catalog:
+        """Return the catalogue with an entry for each of the agent's tools, tools before specialists."""
+        own = self.rendering.entries(tool for tool in tools if isinstance(tool, BaseTool))
+        names = tuple(tool.name for tool in own)
+        if names not in self._full_catalogs:
+            entries: list[AnyEntry] = [
+                tool_entry(tool, self._catalog) for tool in own if not isinstance(tool, SpecialistTool)
+            ]
+            entries += [tool.specialist for tool in own if isinstance(tool, SpecialistTool)]
+            self._full_catalogs[names] = Catalog(entries)
+        return self._full_catalogs[names]
+
+    def _model_step(self, request: ModelRequest[Any]) -> ModelStep:
+        self.rendering.check(request)
+        run = self.run_of(request.state, request.tools)
+        fallback = run.fallback
+        return ModelStep(
+            run,
+            request,
+            self.rendering,
+            self._specialists[fallback.name].caller.limited_to(run.view.aliases) if fallback is not None else None,
+            self._price,
+            reporter_of(),
+        )
+
+    def _tool_step(self, request: ToolCallRequest) -> ToolStep:
+        run = self.run_of(request.state, request.runtime.tools)
+        tools = {tool.name: tool for tool in request.runtime.tools}
+        return ToolStep(run, request, tools, self.rendering, reporter_of(), confirm=self._confirm)
+
+
+def _rendering(
+    name: str, select: SelectTools | None, specialists: list[SpecialistTool], catalog: Catalog, tool_timeout: float
+) -> Rendering:
+    if name == "select":
+        return SelectRendering(select or SelectTools(), specialists, catalog, tool_timeout)
+    if name != "chat" or select is not None:
+        raise CatalogError(f'rendering is {name!r}: it is "chat" or "select", and `select` goes with "select" only.')
+    return ChatRendering(specialists)
+
+
+def _specialist_tools(given: Iterable[Specialist | SpecialistTool], catalog: Catalog) -> dict[str, SpecialistTool]:
+    """Return all specialists as tools by name, each with its fallback."""
+    tools: dict[str, SpecialistTool] = {}
+    for item in [*given, *catalog.specialists]:
+        tool = item if isinstance(item, SpecialistTool) else SpecialistTool(item)
+        if tool.name in tools:
+            raise CatalogError(f"Two specialists are named {tool.name!r}: rename one.")
+        tools[tool.name] = tool
+    for tool in tools.values():
+        name = tool.specialist.fallback
+        if name is not None:
+            if name not in tools:
+                raise CatalogError(f"fallback of {tool.name!r} names {name!r}; the specialists are {sorted(tools)}.")
+            tool.caller.fallback = tools[name].caller
+    return tools

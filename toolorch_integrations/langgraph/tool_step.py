@@ -1,0 +1,162 @@
+"""A call that the policy asked for: what `OrchestratorMiddleware` does around each tool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain.agents.middleware.human_in_the_loop import ActionRequest, HITLRequest, ReviewConfig
+from langchain_core.messages import ToolMessage
+from langchain_core.tools import BaseTool
+from langgraph.errors import GraphBubbleUp
+from langgraph.prebuilt.tool_node import ToolCallRequest
+from langgraph.types import Command, interrupt
+
+from toolorch_integrations import observation
+from toolorch_integrations.call_step import CallStep, Execute, Result, specialist_calls
+from toolorch_integrations.entry import AnyEntry
+from toolorch_integrations.langgraph.confirmation import EDITED
+from toolorch_integrations.langgraph.rendering import Rendering
+from toolorch_integrations.ledger import Call, CallStatus
+from toolorch_integrations.policy_step import Reporter
+from toolorch_integrations.run import Run
+
+__all__ = ["Execute", "ToolStep"]
+
+_BAD_ARGUMENTS = "Error invoking tool"
+"""How LangGraph's ToolNode begins the message that it writes for arguments that do not fit."""
+
+
+class ToolStep(CallStep[Any, "Command[Any] | list[Any]"]):
+    """One tool or specialist call.
+
+    Args:
+        run: The request that it belongs to.
+        request: What the policy asked for.
+        tools: The agent's tools, by name.
+        rendering: What the policy's call stands for.
+        reporter: Where capture is told; None when nobody captures.
+        confirm: Ask a person before destructive calls.
+    """
+
+    pauses = (GraphBubbleUp,)
+
+    def __init__(
+        self,
+        run: Run,
+        request: ToolCallRequest,
+        tools: Mapping[str, BaseTool],
+        rendering: Rendering,
+        reporter: Reporter | None,
+        *,
+        confirm: bool = True,
+    ) -> None:
+        call_id: str = request.tool_call["id"] or ""
+        edited = (request.state.get(EDITED) or {}).get(call_id)
+        if edited:
+            name = run.view.aliases.get(edited["name"], edited["name"])
+            request = request.override(tool_call={**request.tool_call, "name": name, "args": edited["args"]})
+        call = request.tool_call
+        super().__init__(run, call_id, call["name"], call["args"], request.runtime.stream_writer, reporter)
+        self.tool_request = request
+        self.tools = tools
+        self.rendering = rendering
+        self.confirm = confirm
+
+    def refusal(self) -> str | None:
+        """Ask a person about a destructive call that nobody has been asked about."""
+        confirmed = self.tool_request.state["run"]["confirmed"]
+        if not self.confirm or self.call_id in confirmed or not self.run.needs_confirmation(self.name):
+            return None
+        return self._ask_person()
+
+    def upper_bound(self, entry: AnyEntry) -> float:
+        """Return the most that a call of an entry can cost, in dollars."""
+        return self.rendering.upper_bound(self.run, self.tool_request, entry)
+
+    def request(self, entry: AnyEntry, timeout: float) -> ToolCallRequest:
+        """Return an admitted call as the agent is to make it."""
+        return self.rendering.call(self.run, self.tool_request, entry, self.tools, timeout)
+
+    def read(self, entry: AnyEntry, raw: Any) -> Result:
+        """Return what came of the call."""
+        message = _tool_message(self._own(raw), self.call_id)
+        if message is None:
+            return Result(None)
+        status = CallStatus.OK
+        if message.status == "error":
+            malformed = isinstance(message.content, str) and message.content.startswith(_BAD_ARGUMENTS)
+            status = CallStatus.MALFORMED if malformed else CallStatus.ERROR
+        return Result(message.text, status, specialist_calls(message.artifact))
+
+    def finish(self, result: Result, raw: Any, calls: Sequence[Call]) -> Command[Any] | list[Any]:
+        """Return the observation and the ledger's new calls as state updates."""
+        if raw is None:
+            message = ToolMessage(result.text or "", tool_call_id=self.call_id, name=self.name, status="error")
+            return _command({"messages": [message]}, calls)
+        own = self._own(raw)
+        updated = self._updated(own, result, calls)
+        return [updated if item is own else item for item in raw] if isinstance(raw, list) else updated
+
+    def _updated(self, raw: Any, result: Result, calls: Sequence[Call]) -> Command[Any]:
+        message = _tool_message(raw, self.call_id)
+        if message is None:  # a tool's own command, which has no message for this call
+            return _command(dict(raw.update or ()), calls, raw)
+        update = {"content": _cut(message.content), "status": message.status if result.ok else "error"}
+        message = message.model_copy(update=update)
+        if not isinstance(raw, Command) or not isinstance(raw.update, dict):
+            return _command({"messages": [message]}, calls)
+        others = [m for m in raw.update.get("messages", []) if getattr(m, "tool_call_id", None) != self.call_id]
+        return _command({**raw.update, "messages": [message, *others]}, calls, raw)
+
+    def _own(self, raw: Any) -> Any:
+        """Return what answers the call, of several messages and commands exactly one."""
+        if isinstance(raw, list):
+            return next(item for item in raw if _tool_message(item, self.call_id) is not None)
+        return raw
+
+    def _ask_person(self) -> str | None:
+        """Ask whether a destructive call may be made; return the reason of a refusal, or None for a yes.
+
+        `ConfirmationMiddleware` asks before anything of the turn runs. This question is for agents that lack it, and
+        for an entry that only this request's alias hides from it.
+        """
+        asked = HITLRequest(
+            action_requests=[ActionRequest(name=self.name, args=self.arguments, description=f"Confirm {self.name}")],
+            review_configs=[ReviewConfig(action_name=self.name, allowed_decisions=["approve", "reject"])],
+        )
+        try:
+            decision = interrupt(asked)["decisions"][0]
+        except GraphBubbleUp:
+            self.run.account.wait(self.call_id)
+            raise
+        if decision["type"] == "approve":
+            return None
+        return decision.get("message") or ""
+
+
+def _command(update: dict[str, Any], calls: Sequence[Call], own: Command[Any] | None = None) -> Command[Any]:
+    """Return a state update with the ledger's new calls, going where a tool's own command goes."""
+    update["ledger"] = [call.to_dict() for call in calls]
+    return Command(update=update, goto=own.goto if own else (), graph=own.graph if own else None)
+
+
+def _cut(content: str | list[Any]) -> str | list[Any]:
+    if isinstance(content, str):
+        return observation.cut(content)
+    return [
+        {**block, "text": observation.cut(block["text"])}
+        if isinstance(block, dict) and isinstance(block.get("text"), str)
+        else block
+        for block in content
+    ]
+
+
+def _tool_message(result: ToolMessage | Command[Any], call_id: str) -> ToolMessage | None:
+    if isinstance(result, ToolMessage):
+        return result
+    update = result.update if isinstance(result, Command) and isinstance(result.update, dict) else {}
+    for message in update.get("messages", ()):
+        if isinstance(message, ToolMessage) and message.tool_call_id == call_id:
+            return message
+    return None

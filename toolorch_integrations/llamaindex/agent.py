@@ -1,0 +1,342 @@
+"""`OrchestratorAgent`: usable wherever a `FunctionAgent` is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from llama_index.core.agent.workflow import AgentOutput, BaseWorkflowAgent, ToolCallResult
+from llama_index.core.agent.workflow.agent_context import AgentContext
+from llama_index.core.agent.workflow.workflow_events import AgentWorkflowStartEvent
+from llama_index.core.base.llms.types import ChatMessage, MessageRole, ToolCallBlock
+from llama_index.core.llms import LLM
+from llama_index.core.memory import BaseMemory
+from llama_index.core.objects import ObjectRetriever
+from llama_index.core.tools import AsyncBaseTool, ToolSelection
+from llama_index.core.workflow import Context, HumanResponseEvent, StopEvent
+from pydantic import Field, PrivateAttr
+
+from toolorch_integrations.budget import Budget
+from toolorch_integrations.catalog import Catalog
+from toolorch_integrations.entry import Price, Specialist
+from toolorch_integrations.ledger import Call, CallKind, CallStatus
+from toolorch_integrations.llamaindex.asking import ask_llm
+from toolorch_integrations.llamaindex.capture import reporter_of
+from toolorch_integrations.llamaindex.confirmation import decide, destructive_calls, question
+from toolorch_integrations.llamaindex.events import OrchestratorProgress
+from toolorch_integrations.llamaindex.memory import keep
+from toolorch_integrations.llamaindex.messages import calls_of, observer_message, readable_calls, tool_message
+from toolorch_integrations.llamaindex.policy_turn import PolicyTurn
+from toolorch_integrations.llamaindex.runs import AgentRuns
+from toolorch_integrations.llamaindex.specialists import SpecialistTool
+from toolorch_integrations.llamaindex.standin import StandInRetriever
+from toolorch_integrations.llamaindex.state import AgentState, load, save, set_request_options
+from toolorch_integrations.llamaindex.tool_call import RECORD
+from toolorch_integrations.llamaindex.tools import HANDOFF, AnyTool, as_tools
+from toolorch_integrations.policy_step import AskSpecialist
+from toolorch_integrations.preferences import Preferences
+from toolorch_integrations.run import Rejection, Run, RunOptions
+from toolorch_integrations.steps import adrive, awithin
+from toolorch_integrations.view import CatalogFilter
+
+DEFAULT_ITERATIONS = 20
+"""LlamaIndex's own limit, which an orchestrator's budget of turns may lie above."""
+
+
+class OrchestratorAgent(BaseWorkflowAgent):
+    """An agent that at each step calls tools, hands the step to a specialist, or answers, within a budget.
+
+    It runs alone and as a member of an `AgentWorkflow`. A run's own preferences, budget and catalogue view are given by
+    `agent.run(..., context={"preferences": ...})`, or for all runs with a context by `set_options`.
+
+    Args:
+        tools: The app's own tools: functions, LlamaIndex tools, LangChain tools.
+        llm: The policy; `PolicyLLM` keeps what exact capture needs.
+        specialists: Models that a step can be handed to.
+        catalog: Prices, descriptions and rules for the tools by name, and further specialists.
+        preferences: What callers care about.
+        budget: Limits of a run.
+        changes: What is hidden, renamed, re-priced or shortlisted.
+        fallback: Name of the specialist that answers when the policy cannot; None takes the first.
+        tool_timeout: Seconds until a tool is given up whose catalogue entry sets no timeout.
+        price: What the policy's tokens cost, where its LLM does not say.
+        confirm: Ask a person before destructive calls. False leaves that to the app.
+        state_prompt: How `initial_state` is put before the user's message; by default the message stays as it is.
+        fields: All that a `FunctionAgent` takes besides: `name`, `description`, `system_prompt`, `can_handoff_to`,
+            `initial_state`, `output_cls`, `streaming`, `timeout` ...
+
+    Raises:
+        CatalogError: Tools, specialists and catalogue do not fit together, or a tool is named `handoff`.
+
+    Example:
+        >>> agent = OrchestratorAgent(tools=[search], llm=policy, specialists=[coder, mathematician],
+        ...     preferences=Preferences(cost=0.6), budget=Budget(dollars=0.05, turns=12))  # doctest: +SKIP
+        >>> str(await agent.run(user_msg="Prove it."))  # doctest: +SKIP
+    """
+
+    confirm: bool = Field(True, description="Whether a person is asked before destructive calls.")
+    price: Price = Field(default_factory=Price, description="What the policy's tokens cost.")
+    _runs: AgentRuns = PrivateAttr()
+
+    def __init__(
+        self,
+        tools: Sequence[AnyTool] | None = None,
+        llm: LLM | None = None,
+        *,
+        specialists: Sequence[Specialist | SpecialistTool] = (),
+        catalog: Catalog | None = None,
+        preferences: Preferences | None = None,
+        budget: Budget | None = None,
+        changes: CatalogFilter | None = None,
+        fallback: str | None = None,
+        tool_timeout: float = 60.0,
+        price: Price | None = None,
+        confirm: bool = True,
+        state_prompt: Any = "{msg}",
+        tool_retriever: ObjectRetriever[Any] | None = None,
+        **fields: Any,
+    ) -> None:
+        runs = AgentRuns(
+            as_tools(tools or ()),
+            specialists,
+            catalog or Catalog(),
+            RunOptions(
+                preferences=preferences or Preferences(), budget=budget or Budget(), catalog=changes or CatalogFilter()
+            ),
+            fallback=fallback,
+            tool_timeout=tool_timeout,
+        )
+        own_price = price if price is not None else getattr(llm, "price", None)
+        super().__init__(
+            tools=list(runs.tools),
+            llm=llm,
+            state_prompt=state_prompt,
+            tool_retriever=StandInRetriever(self, tool_retriever),
+            confirm=confirm,
+            price=own_price or Price(),
+            **fields,
+        )
+        self._runs = runs
+
+    @property
+    def runs(self) -> AgentRuns:
+        """The runs of this agent."""
+        return self._runs
+
+    # --- hooks of LlamaIndex ---
+
+    async def take_step(
+        self, ctx: AgentContext, llm_input: list[ChatMessage], tools: Sequence[AsyncBaseTool], memory: BaseMemory
+    ) -> AgentOutput:
+        """Ask the policy within the budget, or end the run; ask a person about destructive calls."""
+        await keep(ctx, memory)
+        app_prompt, messages = self._without_system_prompt(llm_input)
+        state, run = await self._runs.enter(ctx, self.name, messages, tools)
+        messages = await self._runs.messages_of(run, state, messages, memory)
+        raw: Any = None
+        while True:
+            if state["run"]["pending"] is None:
+                raw = await self._ask(ctx, run, state, app_prompt, messages)
+            reply = _last_reply(state["scratchpad"])
+            output = AgentOutput(response=reply, raw=raw, current_agent_name=self.name)
+            calls = readable_calls(reply)
+            if not calls:
+                return output
+            wanted = await self._confirmed(ctx, run, state, calls)
+            if isinstance(wanted, str):  # the person's answer could not be used: LlamaIndex is to take the step again
+                output.retry_messages = [observer_message(wanted)]
+                return output
+            output.tool_calls = await self._selections(ctx, run, state, wanted)
+            if output.tool_calls:
+                return output
+
+    async def handle_tool_call_results(self, ctx: Context, results: list[ToolCallResult], memory: BaseMemory) -> None:
+        """Take the results of a turn, in the order in which the policy asked for them."""
+        state = await load(ctx, self.name)
+        assert state is not None
+        run = self._runs.known(state)
+        order = [call["id"] for call in calls_of(_last_reply(state["scratchpad"]))]
+        ordered = sorted(results, key=lambda r: order.index(r.tool_id) if r.tool_id in order else len(order))
+        for result in ordered:
+            record = result.tool_output.raw_input.get(RECORD)
+            if not isinstance(record, Mapping):  # the handoff, which LlamaIndex itself calls
+                record = _handoff_record(run, result)
+            run.account.catch_up(Call.from_dict(call) for call in record["calls"])
+            state["ledger"] = [*state["ledger"], *record["calls"]]
+            observed = tool_message(
+                result.tool_output.content,
+                result.tool_id,
+                result.tool_name,
+                error=record["status"] != CallStatus.OK.value,
+                final=record["final"],
+            )
+            if result.tool_output.blocks:
+                observed.blocks = result.tool_output.blocks
+            state["scratchpad"] = [*state["scratchpad"], observed]
+        direct = next((r for r in ordered if r.return_direct and r.tool_name != HANDOFF), None)
+        if direct is not None and not direct.tool_output.is_error:
+            answer = ChatMessage(role=MessageRole.ASSISTANT, content=direct.tool_output.content)
+            state["scratchpad"] = [*state["scratchpad"], answer]
+        await save(ctx, self.name, state)
+
+    async def finalize(self, ctx: Context, output: AgentOutput, memory: BaseMemory) -> AgentOutput:
+        """Put the run's messages into the memory."""
+        state = await load(ctx, self.name)
+        if state is not None:
+            await memory.aput_messages(state["scratchpad"])
+            state["scratchpad"] = []
+            state["run"] = {**state["run"], "open": bool(output.tool_calls)}
+            await save(ctx, self.name, state)
+        return output
+
+    async def get_tools(self, input_str: str | None = None) -> Sequence[AsyncBaseTool]:
+        """Return the tools, and the one that stands in for what the policy calls `input_str`."""
+        assert self.tool_retriever is not None
+        return [*self._runs.tools, *self._ensure_tools_are_async(await self.tool_retriever.aretrieve(input_str or ""))]
+
+    async def _init_context(self, ctx: Context, ev: AgentWorkflowStartEvent) -> None:
+        """Begin a run: read its context, and let the budget of turns be its limit where the caller sets no other."""
+        await set_request_options(ctx, ev.get("context", default=None))
+        await super()._init_context(ctx, ev)
+        if not ev.get("max_iterations", default=None):
+            turns = (await self._runs.options(ctx)).budget.turns
+            await ctx.store.set("max_iterations", max(DEFAULT_ITERATIONS, 2 + (10**6 if turns is None else turns)))
+
+    async def _generate_early_stopping_response(self, ctx: Context, max_iterations: int) -> StopEvent:
+        """Let the policy answer with what the run has brought so far."""
+        memory: BaseMemory = await ctx.store.get("memory")
+        state = await load(ctx, self.name)
+        if state is not None:
+            done = state["scratchpad"]
+            if done and done[-1].role == MessageRole.ASSISTANT and calls_of(done[-1]):
+                done = done[:-1]  # calls that are not made
+            await memory.aput_messages(done)
+            state["scratchpad"] = []
+            state["run"] = {**state["run"], "open": False}
+            await save(ctx, self.name, state)
+        return await super()._generate_early_stopping_response(ctx, max_iterations)
+
+    # --- the policy's turn ---
+
+    async def _ask(
+        self, ctx: AgentContext, run: Run, state: AgentState, app_prompt: str | None, messages: list[ChatMessage]
+    ) -> Any:
+        """Take the policy's turn and store it; return the endpoint's raw answer."""
+        turn = PolicyTurn(
+            run,
+            [*messages, *state["scratchpad"]],
+            app_prompt,
+            self._runs.fallback(run),
+            self.price,
+            self.writer(ctx),
+            reporter_of(),
+        )
+
+        async def perform(wanted: Any) -> Any:
+            if isinstance(wanted, AskSpecialist):
+                return await awithin(wanted.timeout, wanted.caller.acall(wanted.conversation))
+            return await awithin(wanted.timeout, ask_llm(self, ctx, run, wanted.request))
+
+        outcome = await adrive(turn.steps(), perform)
+        state["scratchpad"] = [*state["scratchpad"], *outcome.added]
+        state["ledger"] = [*state["ledger"], *(call.to_dict() for call in turn.calls)]
+        state["run"] = {**state["run"], "paused": run.account.paused, "updated": time.time(), "edits": {}}
+        await save(ctx, self.name, state)
+        return outcome.response.raw
+
+    # --- the calls of a turn ---
+
+    async def _confirmed(
+        self, ctx: AgentContext, run: Run, state: AgentState, calls: Sequence[ToolCallBlock]
+    ) -> list[ToolCallBlock] | str:
+        """Ask a person about destructive calls; return the calls that are to be made, or why it must be asked again.
+
+        LlamaIndex runs the step again when the answer is there: what was asked stands in the store by then. It may
+        wait once in a step only, or one answer would count for two questions.
+        """
+        asked = destructive_calls(run, calls) if self.confirm else []
+        if not asked:
+            return list(calls)
+        assert isinstance(ctx, Context)
+        pending = state["run"]["pending"]
+        if pending is None:
+            pending = {"attempt": 0, "problem": ""}
+            state["run"] = {**state["run"], "pending": pending}
+            await save(ctx, self.name, state)
+        answer = await ctx.wait_for_event(
+            HumanResponseEvent,
+            waiter_event=question(self.name, asked, pending["problem"]),
+            waiter_id=f"toolorch-{run.id}-{run.account.ledger.turns}-{pending['attempt']}",
+            timeout=None,
+        )
+        decided = decide(run, asked, answer)
+        if isinstance(decided, str):
+            pending = {"attempt": pending["attempt"] + 1, "problem": decided}
+            state["run"] = {**state["run"], "pending": pending}
+            await save(ctx, self.name, state)
+            return decided
+        self._runs.resumed(run, state)
+        refused = [run.record_refusal(c.tool_call_id or "", self._runs.entry_name(run, c)) for c in decided.refused]
+        reporter = reporter_of()
+        if reporter is not None:
+            texts = {str(m.additional_kwargs["tool_call_id"]): m.content or "" for m in decided.observations}
+            for block, call in zip(decided.refused, refused, strict=True):
+                reporter.call_ended(call, block.tool_kwargs, texts[call.call_id], time.time())
+        state["scratchpad"] = [*state["scratchpad"], *decided.observations]
+        state["ledger"] = [*state["ledger"], *(call.to_dict() for call in refused)]
+        edits = {key: {"name": edit.name, "arguments": edit.arguments} for key, edit in decided.edits.items()}
+        state["run"] = {**state["run"], "pending": None, "edits": edits}
+        await save(ctx, self.name, state)
+        return [call for call in calls if (call.tool_call_id or "") not in decided.answered]
+
+    async def _selections(
+        self, ctx: AgentContext, run: Run, state: AgentState, calls: Sequence[ToolCallBlock]
+    ) -> list[ToolSelection]:
+        """Return calls as LlamaIndex wants them; its own handoff is only for those that are shown it."""
+        selections: list[ToolSelection] = []
+        for call in calls:
+            assert isinstance(call.tool_kwargs, dict)
+            name = call.tool_name
+            if self._runs.entry_name(run, call) == HANDOFF:
+                name = HANDOFF
+            elif name == HANDOFF:
+                rejection = run.admit(call.tool_call_id or "", name, call.tool_kwargs, lambda _: 0.0)
+                assert isinstance(rejection, Rejection)
+                observed = tool_message(rejection.text, call.tool_call_id or "", name, error=True)
+                state["scratchpad"] = [*state["scratchpad"], observed]
+                state["ledger"] = [*state["ledger"], rejection.call.to_dict()]
+                await save(ctx, self.name, state)
+                continue
+            selections.append(
+                ToolSelection(tool_id=call.tool_call_id or "", tool_name=name, tool_kwargs=call.tool_kwargs)
+            )
+        return selections
+
+    # --- inside ---
+
+    def writer(self, ctx: AgentContext) -> Callable[[dict[str, Any]], None]:
+        """Return what writes progress to the event stream."""
+        name = self.name
+
+        def write(progress: dict[str, Any]) -> None:
+            ctx.write_event_to_stream(OrchestratorProgress(type=progress["type"], agent=name, progress=progress))
+
+        return write
+
+    def _without_system_prompt(self, llm_input: list[ChatMessage]) -> tuple[str | None, list[ChatMessage]]:
+        """Take the agent's own system prompt off, which the policy's system message holds."""
+        first = llm_input[0] if llm_input else None
+        if self.system_prompt and first is not None and first.role == MessageRole.SYSTEM:
+            return self.system_prompt, llm_input[1:]
+        return self.system_prompt, llm_input
+
+
+def _last_reply(scratchpad: Sequence[ChatMessage]) -> ChatMessage:
+    return next(message for message in reversed(scratchpad) if message.role == MessageRole.ASSISTANT)
+
+
+def _handoff_record(run: Run, result: ToolCallResult) -> dict[str, Any]:
+    status = CallStatus.ERROR if result.tool_output.is_error else CallStatus.OK
+    calls = run.record_calls(result.tool_id, [Call(CallKind.TOOL, result.tool_name, status)])
+    return {"status": status.value, "calls": [call.to_dict() for call in calls], "final": False}

@@ -1,0 +1,153 @@
+"""What an orchestrator keeps in a context's store, and what a caller may put there.
+
+All of it is JSON-safe or a LlamaIndex message, so that a context serialises and goes on in another process. Agents that
+share a store have a part of it each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from llama_index.core.agent.workflow.agent_context import AgentContext
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.workflow import Context
+
+from toolorch_integrations.budget import Budget
+from toolorch_integrations.ledger import Ledger
+from toolorch_integrations.llamaindex.messages import text_of
+from toolorch_integrations.preferences import Preferences
+from toolorch_integrations.run import RunOptions
+from toolorch_integrations.view import CatalogFilter
+
+STATE_KEY = "toolorch"
+OPTIONS_KEY = "toolorch_options"
+REQUEST_KEY = "toolorch_request"
+
+
+class RunState(TypedDict):
+    """What a run needs to go on in another process: no clients, no ids of tokens."""
+
+    id: str
+    options: dict[str, Any]
+    started: float
+    """Epoch seconds."""
+    paused: float
+    """Seconds spent waiting for a person."""
+    updated: float
+    """Epoch seconds of the last policy call's end."""
+    open: bool
+    """Whether the run has not given its answer yet."""
+    workflow_run: str
+    """LlamaIndex's id of the workflow run that the last step belonged to."""
+    mark: str
+    """Fingerprint of the messages that the run began with."""
+    pending: dict[str, Any] | None
+    """Destructive calls of the last reply wait for a person: how often they were asked, and what was wrong."""
+    edits: dict[str, dict[str, Any]]
+    """`name` and `arguments` that a person has put in the place of a call of this turn, by call id."""
+
+
+class AgentState(TypedDict):
+    """What one agent keeps."""
+
+    run: RunState
+    scratchpad: list[ChatMessage]
+    """Messages of the run so far; they go to the memory when it ends."""
+    ledger: list[dict[str, Any]]
+    """Calls of all runs with this context."""
+
+
+async def load(ctx: AgentContext, agent: str) -> AgentState | None:
+    """Return what an agent has stored, or None."""
+    states: Mapping[str, AgentState] = await ctx.store.get(STATE_KEY, default={})
+    return states.get(agent)
+
+
+async def save(ctx: AgentContext, agent: str, state: AgentState) -> None:
+    """Store what an agent keeps."""
+    states: Mapping[str, AgentState] = await ctx.store.get(STATE_KEY, default={})
+    await ctx.store.set(STATE_KEY, {**states, agent: state})
+
+
+async def set_options(
+    ctx: Context,
+    *,
+    preferences: Preferences | None = None,
+    budget: Budget | None = None,
+    catalog: CatalogFilter | None = None,
+) -> None:
+    """Set what the orchestrators of a context go by in all further runs with it, in an `AgentWorkflow` too.
+
+    What is None is left to each agent. `agent.run(..., context={"preferences": ...})` sets it for one run of an agent
+    that runs alone.
+    """
+    options = {"preferences": preferences, "budget": budget, "catalog": catalog}
+    given = {key: value.model_dump(mode="json") for key, value in options.items() if value is not None}
+    await ctx.store.set(OPTIONS_KEY, given)
+
+
+async def set_request_options(ctx: Context, context: Any) -> None:
+    """Keep the `context` of one run.
+
+    Raises:
+        pydantic.ValidationError: A value is not valid; the message names the field.
+    """
+    options = RunOptions().with_context(context).model_dump(mode="json") if context else {}
+    given = {key: value for key, value in options.items() if _given(context, key)}
+    await ctx.store.set(REQUEST_KEY, given)
+
+
+async def options_of(ctx: AgentContext, own: RunOptions) -> RunOptions:
+    """Return an agent's options with those of the context and of this run on top."""
+    for key in (OPTIONS_KEY, REQUEST_KEY):
+        own = own.with_context(await ctx.store.get(key, default=None))
+    return own
+
+
+def new_state(options: RunOptions, messages: Sequence[ChatMessage], before: AgentState | None) -> AgentState:
+    """Return the state of a run that begins now; the ledger of earlier runs is kept."""
+    now = time.time()
+    run = RunState(
+        id=uuid.uuid4().hex,
+        options=options.model_dump(mode="json"),
+        started=now,
+        paused=0.0,
+        updated=now,
+        open=True,
+        workflow_run="",
+        mark=mark_of(messages),
+        pending=None,
+        edits={},
+    )
+    return AgentState(run=run, scratchpad=[], ledger=list(before["ledger"]) if before else [])
+
+
+def mark_of(messages: Sequence[ChatMessage]) -> str:
+    """Return a fingerprint of what a run began with: a later request of the same conversation has another."""
+    last = text_of(messages[-1]) if messages else ""
+    return f"{len(messages)}:{hashlib.sha256(last.encode('utf-8', 'replace')).hexdigest()[:16]}"
+
+
+async def ledger_of(ctx: Context, agent: str | None = None, *, all_runs: bool = False) -> Ledger:
+    """Return what the orchestrators of a context have called.
+
+    Args:
+        ctx: The context of a run: `handler.ctx`, or the one that was given to it.
+        agent: Only this agent's calls.
+        all_runs: Include earlier runs with this context.
+    """
+    states: Mapping[str, AgentState] = await ctx.store.get(STATE_KEY, default={})
+    calls = []
+    for name, state in states.items():
+        if agent is None or name == agent:
+            calls += Ledger.from_dicts(state["ledger"], None if all_runs else state["run"]["id"]).calls
+    return Ledger(calls)
+
+
+def _given(context: Any, key: str) -> bool:
+    value = context.get(key) if isinstance(context, Mapping) else getattr(context, key, None)
+    return value is not None

@@ -1,0 +1,126 @@
+"""A call that the policy asked for: what stands in the place of each tool in an orchestrator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llama_index.core.tools import AsyncBaseTool, ToolOutput
+from llama_index.core.workflow import Context
+from workflows.runtime.types.results import WaitingForEvent
+
+from toolorch_integrations import observation
+from toolorch_integrations.call_step import CallStep, Result, specialist_calls
+from toolorch_integrations.entry import AnyEntry, Specialist
+from toolorch_integrations.ledger import Call, CallKind, CallStatus
+from toolorch_integrations.llamaindex.specialists import SpecialistTool
+from toolorch_integrations.llamaindex.tools import BadArgumentsError, call_tool, text_output, valid_arguments
+from toolorch_integrations.policy_step import Reporter
+from toolorch_integrations.prompt import Message
+from toolorch_integrations.run import Run
+
+RECORD = "toolorch"
+"""Key of an output's `raw_input` under which a call's record travels to the end of the turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What a person has put in a call's place.
+
+    Attributes:
+        name: The catalogue name.
+        arguments: The arguments.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class ToolCallStep(CallStep[ToolOutput, ToolOutput]):
+    """One tool or specialist call.
+
+    Args:
+        run: The request that it belongs to.
+        call_id: The call's `tool_call_id`.
+        name: The name that the policy wrote.
+        arguments: The arguments that it wrote.
+        edit: What a person has put in their place, if anything.
+        tools: The tools that exist, by catalogue name.
+        conversation: Gives the run's messages so far.
+        context: The workflow's, for tools that want it.
+        write: Takes progress events.
+        reporter: Where capture is told; None when nobody captures.
+    """
+
+    pauses = (WaitingForEvent,)
+
+    def __init__(
+        self,
+        run: Run,
+        call_id: str,
+        name: str,
+        arguments: Any,
+        edit: Edit | None,
+        tools: Mapping[str, AsyncBaseTool],
+        conversation: Callable[[], Sequence[Message]],
+        context: Context,
+        write: Callable[[dict[str, Any]], None],
+        reporter: Reporter | None,
+    ) -> None:
+        if edit is not None:
+            name, arguments = run.view.aliases.get(edit.name, edit.name), edit.arguments
+        super().__init__(run, call_id, name, arguments, write, reporter)
+        self.edit = edit
+        self.tools = tools
+        self.conversation = conversation
+        self.context = context
+
+    def upper_bound(self, entry: AnyEntry) -> float:
+        """Return the most that a call of an entry can cost, in dollars."""
+        return self.run.upper_bound(entry, self.conversation() if isinstance(entry, Specialist) else [])
+
+    def request(self, entry: AnyEntry, timeout: float) -> AsyncBaseTool:
+        """Return the tool behind the alias that the policy wrote."""
+        return self.tools[entry.name]
+
+    async def perform(self, tool: AsyncBaseTool) -> ToolOutput:
+        """Call a tool with the arguments that the policy or a person wrote."""
+        try:
+            arguments = valid_arguments(tool, self.arguments)
+        except BadArgumentsError as error:
+            return self._output(Result(str(error), CallStatus.MALFORMED), ())
+        if isinstance(tool, SpecialistTool):
+            return await tool.ask(self.conversation(), self.run.view.aliases, arguments)
+        return await call_tool(tool, arguments, self.context)
+
+    def read(self, entry: AnyEntry, raw: ToolOutput) -> Result:
+        """Return what came of the call."""
+        record = raw.raw_input.get(RECORD)
+        if isinstance(record, Mapping):
+            return Result(raw.content, CallStatus(record["status"]))
+        text = raw.content
+        if self.edit is not None:
+            text = observation.edited(self.edit.name, self.edit.arguments, text)
+        if isinstance(self.tools[entry.name], SpecialistTool):
+            return Result(text, calls=specialist_calls(raw.raw_output))
+        return Result(text, CallStatus.ERROR if raw.is_error else CallStatus.OK)
+
+    def finish(self, result: Result, raw: ToolOutput | None, calls: Sequence[Call]) -> ToolOutput:
+        """Return the observation as the tool's output, with the calls for the end of the turn."""
+        return self._output(result, calls, raw)
+
+    def _output(self, result: Result, calls: Sequence[Call], raw: ToolOutput | None = None) -> ToolOutput:
+        output = text_output(result.text or "", self.name, self.arguments, error=not result.ok)
+        if raw is not None:
+            output.raw_output = raw.raw_output
+            if result.text == raw.content:
+                output.blocks = raw.blocks  # pictures and files among them
+        handed_over = raw is not None and bool(calls) and calls[-1].kind is CallKind.SPECIALIST
+        final = handed_over and isinstance(output.raw_output, Mapping) and output.raw_output.get("final") is True
+        output.raw_input[RECORD] = {
+            "status": result.status.value,
+            "calls": [call.to_dict() for call in calls],
+            "final": final and result.ok,
+        }
+        return output

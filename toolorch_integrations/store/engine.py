@@ -1,0 +1,79 @@
+"""From a store's URL to a database engine."""
+
+from __future__ import annotations
+
+import sqlite3
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+
+from toolorch_integrations.errors import StoreError
+
+BUSY_SECONDS = 5.0
+"""How long SQLite waits for another process's write before an attempt fails."""
+
+WRITES = {"toolorch_writes": True}
+"""Execution options of a connection that will write: SQLite then takes its write lock at the beginning."""
+
+
+def parse_url(where: str | Path) -> URL:
+    """Return the database URL for a store: a file name, `sqlite:///file` or `postgresql://...`.
+
+    Raises:
+        StoreError: The URL is none that a store can be, or its driver is not installed.
+    """
+    text = str(where)
+    if "://" not in text:
+        return _file_url(text)
+    try:
+        url = make_url(text)
+    except ArgumentError as error:
+        raise StoreError(f"store {text!r} is not a database URL: give sqlite:///file or postgresql://...") from error
+    backend = url.drivername.partition("+")[0]
+    if backend == "sqlite":
+        return _file_url(url.database or "")
+    if backend in ("postgresql", "postgres"):
+        if find_spec("psycopg") is None:
+            raise StoreError(
+                "a store on PostgreSQL needs the psycopg driver: pip install 'toolorch-integrations[postgres]'"
+            )
+        return url.set(drivername="postgresql+psycopg")
+    raise StoreError(f"store {display(url)}: {backend} is not supported; give sqlite:///file or postgresql://...")
+
+
+def display(url: URL) -> str:
+    """Return a URL as people may see it, without its password."""
+    return url.render_as_string(hide_password=True)
+
+
+def make_engine(url: URL, busy_seconds: float = BUSY_SECONDS) -> Engine:
+    """Return an engine that has not connected yet."""
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": busy_seconds})
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return create_engine(url, pool_pre_ping=True, pool_size=2, connect_args={"connect_timeout": 5})
+
+
+def _file_url(name: str) -> URL:
+    if name in ("", ":memory:") or name.startswith("file:"):
+        raise StoreError(f"store {name!r}: give a file, such as sqlite:///traces.db; memory would lose the traces")
+    return URL.create("sqlite", database=str(Path(name).expanduser().absolute()))
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # The driver's own BEGIN would not take the write lock; `_begin_sqlite` does.
+    connection.execute("PRAGMA page_size = 8192")  # A sampled message is about 2.5 KB: pages of 4 KB stay half empty.
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # So that a purge gives disk space back.
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")  # In WAL mode a killed process loses no commit with it.
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("toolorch_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

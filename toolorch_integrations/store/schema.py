@@ -1,0 +1,182 @@
+"""The tables of a trace store: the same for SQLite and PostgreSQL.
+
+Token ids are little-endian uint32 and log-probabilities little-endian float32, in binary columns. JSON is kept as
+text: it reads back as it was written, and PostgreSQL's JSON types refuse some of what models write.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    insert,
+    inspect,
+    select,
+)
+
+from toolorch_integrations.errors import StoreError
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+schema_version = Table("toolorch_schema", metadata, Column("version", Integer, primary_key=True))
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("hash", Text, primary_key=True),
+    Column("body", Text, nullable=False),
+)
+
+traces = Table(
+    "traces",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("started", Double, nullable=False),
+    Column("ended", Double),
+    Column("app", Text, nullable=False),
+    Column("framework", Text, nullable=False),
+    Column("thread_id", Text, nullable=False),
+    Column("request", Text, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("preferences", Text),
+    Column("budget", Text),
+    Column("catalog_hash", Text, nullable=False),
+    Column("policy_versions", Text, nullable=False),
+    Column("exact", Boolean, nullable=False),
+    Column("turns", Integer, nullable=False),
+    Column("calls", Integer, nullable=False),
+    Column("input_tokens", Integer, nullable=False),
+    Column("output_tokens", Integer, nullable=False),
+    Column("dollars", Double, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("boot", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("process_start", BigInteger, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Index("traces_started", "started", "id"),
+    Index("traces_status", "status"),
+    Index("traces_thread", "thread_id"),
+)
+
+
+def _trace_id(primary_key: bool = False) -> Column[str]:
+    key = ForeignKey("traces.id", ondelete="CASCADE")
+    return Column("trace_id", Text, key, primary_key=primary_key, nullable=False)
+
+
+nodes = Table(
+    "nodes",
+    metadata,
+    _trace_id(primary_key=True),
+    Column("idx", Integer, primary_key=True),
+    Column("parent", Integer),
+    Column("role", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("token_ids", LargeBinary),
+    Column("logprobs", LargeBinary),
+    Column("exact", Boolean, nullable=False),
+    Column("sampled", Boolean, nullable=False),
+    # Only sampled nodes have the rest.
+    Column("model", Text),
+    Column("response_id", Text),
+    Column("sampling", Text),
+    Column("logprobs_mode", Text),
+    Column("finish_reason", Text),
+    Column("usage", Text),
+    Column("started", Double),
+    Column("seconds", Double),
+    Column("dollars", Double),
+    Column("agent", Text),
+    Column("is_policy", Boolean),
+    Column("tools", Text),
+    Column("raw_text", Text),
+    Column("invalid_tool_calls", Text),
+    Column("rewrites", Text),
+)
+
+calls = Table(
+    "calls",
+    metadata,
+    _trace_id(primary_key=True),
+    Column("idx", Integer, primary_key=True),
+    Column("node", Integer),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("input_tokens", Integer, nullable=False),
+    Column("output_tokens", Integer, nullable=False),
+    Column("dollars", Double, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("call_id", Text, nullable=False),
+    Column("turn", Integer, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("arguments", Text),
+    Column("result", Text, nullable=False),
+    Column("result_length", Integer, nullable=False),
+    Column("started", Double, nullable=False),
+    Column("agent", Text, nullable=False),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _trace_id(),
+    Column("name", Text, nullable=False),
+    Column("score", Double),
+    Column("comment", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Index("feedback_trace", "trace_id"),
+)
+
+rewards = Table(
+    "rewards",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _trace_id(),
+    Column("values", Text, nullable=False),
+    Column("verifier", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Index("rewards_trace", "trace_id"),
+)
+
+
+def prepare(connection: Connection, where: str) -> None:
+    """Create the tables where there are none, and refuse a store that a newer release wrote.
+
+    Raises:
+        StoreError: The store's schema is not one that this release knows.
+    """
+    if not inspect(connection).has_table(schema_version.name):
+        if connection.dialect.name == "postgresql":
+            # Two processes that create the same store at once would meet in the system catalogue.
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7308332041)")
+        metadata.create_all(connection)
+    versions = list(connection.scalars(select(schema_version.c.version)))
+    if not versions:
+        connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
+    elif max(versions) > SCHEMA_VERSION:
+        raise StoreError(
+            f"{where}: schema {max(versions)} is newer than this release's {SCHEMA_VERSION}; "
+            "upgrade toolorch-integrations, or give another store"
+        )
