@@ -89,6 +89,7 @@ def test_nothing_of_the_turn_runs_before_the_yes_and_then_once(go: Go):
     assert sorted(tools.done) == ["delete old", "search a", "search b"]
     assert result["messages"][-1].text == "Done."
     assert ledger_of(result).counts() == {"delete_project": 1, "search": 2}
+    assert [call.name for call in ledger_of(result) if call.confirmed] == ["delete_project"]
     assert len(server.requests) == 2
 
 

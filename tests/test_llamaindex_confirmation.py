@@ -84,6 +84,7 @@ async def test_nothing_runs_and_nothing_is_spent_before_the_yes() -> None:
                 assert "delete_order {'number': 1}" in event.prefix
                 handler.ctx.send_event(HumanResponseEvent(decisions=[APPROVE]))
         assert str(await handler) == "Done."
+        assert [call.name for call in await ledger_of(handler.ctx) if call.confirmed] == ["delete_order"]
     assert sorted(shop.done) == ["delete 1", "look 1"]
     assert len(policy.requests) == 2
 

@@ -301,12 +301,13 @@ def test_traces_that_fail_are_kept_out_and_say_why():
     assert "project_id 'P8' was not said" in dropped.reason
 
 
-def test_confirmations_of_a_trace_stand_in_its_metadata_and_its_catalogue_says_what_needs_them():
+def test_confirmations_of_a_trace_stand_in_its_calls_and_its_catalogue_says_what_needs_them():
     trace = captured(deleting())
     assert [entry.run for entry in drop_faulty([trace]).dropped] == ["t1"]
-    trace.metadata["confirmed"] = ["c2"]
+    deletion = next(entry.call for entry in trace.calls if entry.call.call_id == "c2")
+    deletion.confirmed = True
     assert drop_faulty([trace]).kept == [trace]
-    trace.metadata.clear()
+    deletion.confirmed = False
     trace.catalog_hash = "h"
     trace.snapshots["h"] = [{"name": "delete_task", "destructive": False}]
     assert drop_faulty([trace]).kept == [trace]

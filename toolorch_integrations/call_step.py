@@ -85,6 +85,8 @@ class CallStep(ABC, Generic[Raw, Outcome]):
         self.write = write
         self.reporter = reporter
         self.started = time.time()
+        self.confirmed = False
+        """Whether a person has said yes to the call."""
 
     def steps(self) -> Steps[Outcome]:
         """Yield `Execute`; return what the framework is given."""
@@ -123,7 +125,7 @@ class CallStep(ABC, Generic[Raw, Outcome]):
     # --- what a face says ---
 
     def refusal(self) -> str | None:
-        """Return why a person refused the call, or None when nobody did."""
+        """Return why a person refused the call, or None when nobody did; set `confirmed` where one said yes."""
         return None
 
     @abstractmethod
@@ -165,6 +167,7 @@ class CallStep(ABC, Generic[Raw, Outcome]):
     def _finish(self, result: Result, calls: Sequence[Call], raw: Raw | None = None) -> Outcome:
         text = result.text or ""
         for call in calls:
+            call.confirmed = self.confirmed
             self.write(progress.call_ended(call, self.run.account.ledger, text))
             if self.reporter is not None:
                 self.reporter.call_ended(call, self.arguments, text, self.started)

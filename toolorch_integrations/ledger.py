@@ -60,6 +60,8 @@ class Call:
     run_id: str = ""
     """The request that the call belongs to: one conversation may hold many."""
     error: str = ""
+    confirmed: bool = False
+    """A person said yes to it before it was made."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the call as JSON-safe values, for a framework's state."""

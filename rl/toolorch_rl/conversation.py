@@ -12,9 +12,6 @@ from toolorch_integrations.ledger import CallKind, CallStatus
 from toolorch_integrations.prompt import text_of
 from toolorch_integrations.trace import Trace
 
-CONFIRMED = "confirmed"
-"""Key of a trace's metadata: ids of the destructive calls that a person has said yes to."""
-
 
 class ConversationError(ToolorchError, ValueError):
     """An example is not in OpenAI's message format; the message names it."""
@@ -144,8 +141,8 @@ def from_messages(
 def from_trace(trace: Trace) -> Conversation:
     """Return the view of a captured run.
 
-    Calls are confirmed where the trace's metadata lists their ids under `confirmed`, or where the policy asked in
-    words and the user's next message says yes.
+    Calls are confirmed where their records say so, or where the policy asked in words and the user's next message says
+    yes.
     """
     policy = [node for node in trace.graph.nodes if node.turn is not None and node.turn.is_policy]
     own_turns = [node for node in policy if node.turn is not None and not node.turn.agent] or policy  # no subagents'
@@ -162,8 +159,6 @@ def from_trace(trace: Trace) -> Conversation:
     said = [(max(0, turn - offset), text) for turn, text in seen.said]
     said += [(0, text_of(m)) for m in messages if m.get("role") == "tool" and m.get("tool_call_id") not in own]
     asked = {step.call_id for step in seen.steps if step.confirmed}
-    listed = trace.metadata.get(CONFIRMED) or ()
-    confirmed = asked.union(map(str, listed)) if isinstance(listed, (list, tuple)) else asked
     order = {node.index: turn for turn, node in enumerate(node for node in policy if node.tool_call_ids)}
     turns = [order.get(entry.node, entry.call.turn) if entry.node is not None else entry.call.turn for entry in entries]
     ranked = sorted(range(len(entries)), key=lambda place: (turns[place], entries[place].index))
@@ -176,7 +171,7 @@ def from_trace(trace: Trace) -> Conversation:
             _value(entries[place].result),
             entries[place].call.status,
             entries[place].call.call_id,
-            entries[place].call.call_id in confirmed,
+            entries[place].call.confirmed or entries[place].call.call_id in asked,
         )
         for index, place in enumerate(ranked)
     )

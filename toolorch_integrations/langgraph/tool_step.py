@@ -65,10 +65,10 @@ class ToolStep(CallStep[Any, "Command[Any] | list[Any]"]):
 
     def refusal(self) -> str | None:
         """Ask a person about a destructive call that nobody has been asked about."""
-        confirmed = self.tool_request.state["run"]["confirmed"]
-        if not self.confirm or self.call_id in confirmed or not self.run.needs_confirmation(self.name):
+        if not self.run.needs_confirmation(self.name):
             return None
-        return self._ask_person()
+        self.confirmed = self.call_id in self.tool_request.state["run"]["confirmed"]
+        return None if self.confirmed or not self.confirm else self._ask_person()
 
     def upper_bound(self, entry: AnyEntry) -> float:
         """Return the most that a call of an entry can cost, in dollars."""
@@ -131,6 +131,7 @@ class ToolStep(CallStep[Any, "Command[Any] | list[Any]"]):
             self.run.account.wait(self.call_id)
             raise
         if decision["type"] == "approve":
+            self.confirmed = True
             return None
         return decision.get("message") or ""
 

@@ -241,7 +241,7 @@ class OrchestratorAgent(BaseWorkflowAgent):
         outcome = await adrive(turn.steps(), perform)
         state["scratchpad"] = [*state["scratchpad"], *outcome.added]
         state["ledger"] = [*state["ledger"], *(call.to_dict() for call in turn.calls)]
-        state["run"] = {**state["run"], "paused": run.account.paused, "updated": time.time(), "edits": {}}
+        state["run"] = {**state["run"], "paused": run.account.paused, "updated": time.time(), "confirmed": [], "edits": {}}
         await save(ctx, self.name, state)
         return outcome.response.raw
 
@@ -286,7 +286,8 @@ class OrchestratorAgent(BaseWorkflowAgent):
         state["scratchpad"] = [*state["scratchpad"], *decided.observations]
         state["ledger"] = [*state["ledger"], *(call.to_dict() for call in refused)]
         edits = {key: {"name": edit.name, "arguments": edit.arguments} for key, edit in decided.edits.items()}
-        state["run"] = {**state["run"], "pending": None, "edits": edits}
+        confirmed = [call_id for call in asked if (call_id := call.tool_call_id or "") not in decided.answered]
+        state["run"] = {**state["run"], "pending": None, "confirmed": confirmed, "edits": edits}
         await save(ctx, self.name, state)
         return [call for call in calls if (call.tool_call_id or "") not in decided.answered]
 

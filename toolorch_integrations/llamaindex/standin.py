@@ -94,6 +94,7 @@ class StandIn(AsyncBaseTool):
             event.tool_id,
             event.tool_name,
             dict(event.tool_kwargs),
+            event.tool_id in state["run"]["confirmed"],
             Edit(edit["name"], edit["arguments"]) if edit else None,
             agent.runs.callable_tools(run),
             lambda: conversation_of([*messages, *state["scratchpad"]]),

@@ -47,6 +47,8 @@ class RunState(TypedDict):
     """Fingerprint of the messages that the run began with."""
     pending: dict[str, Any] | None
     """Destructive calls of the last reply wait for a person: how often they were asked, and what was wrong."""
+    confirmed: list[str]
+    """Ids of the destructive calls of this turn that a person has said yes to."""
     edits: dict[str, dict[str, Any]]
     """`name` and `arguments` that a person has put in the place of a call of this turn, by call id."""
 
@@ -121,6 +123,7 @@ def new_state(options: RunOptions, messages: Sequence[ChatMessage], before: Agen
         workflow_run="",
         mark=mark_of(messages),
         pending=None,
+        confirmed=[],
         edits={},
     )
     return AgentState(run=run, scratchpad=[], ledger=list(before["ledger"]) if before else [])

@@ -45,6 +45,7 @@ class ToolCallStep(CallStep[ToolOutput, ToolOutput]):
         call_id: The call's `tool_call_id`.
         name: The name that the policy wrote.
         arguments: The arguments that it wrote.
+        confirmed: Whether a person has said yes to the call.
         edit: What a person has put in their place, if anything.
         tools: The tools that exist, by catalogue name.
         conversation: Gives the run's messages so far.
@@ -61,6 +62,7 @@ class ToolCallStep(CallStep[ToolOutput, ToolOutput]):
         call_id: str,
         name: str,
         arguments: Any,
+        confirmed: bool,
         edit: Edit | None,
         tools: Mapping[str, AsyncBaseTool],
         conversation: Callable[[], Sequence[Message]],
@@ -71,6 +73,7 @@ class ToolCallStep(CallStep[ToolOutput, ToolOutput]):
         if edit is not None:
             name, arguments = run.view.aliases.get(edit.name, edit.name), edit.arguments
         super().__init__(run, call_id, name, arguments, write, reporter)
+        self.confirmed = confirmed
         self.edit = edit
         self.tools = tools
         self.conversation = conversation

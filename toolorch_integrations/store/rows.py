@@ -163,6 +163,7 @@ def call_row(trace_id: str, entry: TraceCall) -> dict[str, Any]:
         "turn": call.turn,
         "run_id": storable(call.run_id),
         "error": storable(call.error),
+        "confirmed": call.confirmed,
         "arguments": _json_or_none(entry.arguments),
         "result": storable(entry.result),
         "result_length": entry.result_length,
@@ -187,6 +188,7 @@ def read_call(row: Row[Any]) -> TraceCall:
         row.turn,
         row.run_id,
         row.error,
+        row.confirmed,
     )
     arguments = _value_or_none(row.arguments)
     return TraceCall(row.idx, call, row.node, arguments, row.result, row.result_length, row.started, row.agent)

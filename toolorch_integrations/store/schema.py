@@ -129,6 +129,7 @@ calls = Table(
     Column("turn", Integer, nullable=False),
     Column("run_id", Text, nullable=False),
     Column("error", Text, nullable=False),
+    Column("confirmed", Boolean, nullable=False),
     Column("arguments", Text),
     Column("result", Text, nullable=False),
     Column("result_length", Integer, nullable=False),
