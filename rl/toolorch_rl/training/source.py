@@ -45,6 +45,10 @@ class ExampleSource(Protocol):
         """
         ...
 
+    def metrics(self) -> dict[str, float]:
+        """Return figures of the batch that was given last, such as `reward` or `staleness`, for the log."""
+        ...
+
     def state(self) -> dict[str, Any]:
         """Return the source's position as JSON; each checkpoint holds it. A source that goes by the step needs none."""
         ...
@@ -52,3 +56,22 @@ class ExampleSource(Protocol):
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a position that `state` returned."""
         ...
+
+
+class StepSource:
+    """What a source needs not write: it neither publishes weights nor has a position but the step."""
+
+    def after_step(self, step: int, model: nn.Module) -> str | None:
+        """Publish nothing."""
+        return None
+
+    def metrics(self) -> dict[str, float]:
+        """Return no figures."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Return no position."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go by the step."""
