@@ -1,0 +1,170 @@
+"""Work on many items at once: on an event loop, in threads, in processes, or on Ray workers, all the same way.
+
+Invariant: each item comes back exactly once, with a value or with an error. An error that the function raises is a
+value like any other; only a worker that died (killed, out of memory, lost node) has its items done again, and that a
+bounded number of times. The function bounds its own time.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, cast, get_args
+
+from toolorch_integrations.errors import ToolorchError
+from toolorch_rl import pools
+
+Backend = Literal["asyncio", "threads", "processes", "ray"]
+"""Where the work is done. `asyncio` takes a coroutine function, `threads` and `processes` a plain one, `ray` either."""
+
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class FanOutError(ToolorchError, ValueError):
+    """Work cannot be spread as asked; the message says what to change."""
+
+
+class WorkerDiedError(ToolorchError):
+    """The workers that an item was given to died, the last allowed time too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[Item, Result]):
+    """What came of an item.
+
+    Attributes:
+        number: Place of the item among all, from 0.
+        item: The item.
+        value: What the function returned; None when it failed.
+        error: What the function raised, or `WorkerDiedError`; None when it went well.
+    """
+
+    number: int
+    item: Item
+    value: Result | None = None
+    error: BaseException | None = None
+
+    def result(self) -> Result:
+        """Return the value, or raise the error."""
+        if self.error is not None:
+            raise self.error
+        return cast(Result, self.value)
+
+
+def fan_out(
+    function: Callable[[Item], Result] | Callable[[Item], Awaitable[Result]],
+    items: Iterable[Item],
+    workers: int = 4,
+    backend: Backend = "threads",
+    *,
+    at_once: int = 1,
+    retries: int = 2,
+    cpus: float = 1.0,
+) -> Iterator[Outcome[Item, Result]]:
+    """Work on items, `workers` times `at_once` of them side by side; give the outcomes as they come.
+
+    Items are drawn from the iterable only as there is room for them. Closing the iterator drops what has not begun.
+
+    Args:
+        function: What is done with an item. For `processes` and `ray` it and the items travel to other processes.
+        items: Any number of them.
+        workers: Threads, processes or Ray actors; with `asyncio`, coroutines.
+        backend: Where the work is done. `ray` joins the cluster that RAY_ADDRESS names (`auto`: the one on this
+            machine), or else starts one of its own here for the time of the call.
+        at_once: Items that a Ray worker has at a time; all of them are done again when it dies. 1 elsewhere.
+        retries: Further tries of an item whose worker died.
+        cpus: Cores that a Ray worker claims; less than 1 for work that mostly waits.
+
+    Raises:
+        FanOutError: The arguments do not fit together, Ray is not installed, or its cluster has too few cores.
+
+    Example:
+        >>> sorted(outcome.result() for outcome in fan_out(abs, [-1, 2, -3], workers=2))
+        [1, 2, 3]
+    """
+    _check(function, workers, backend, at_once, retries)
+    make: dict[str, Callable[[Callable[..., Any], int], pools.Pool]]
+    make = {"asyncio": pools.LoopPool, "threads": pools.ThreadPool, "processes": pools.ProcessPool}
+    pool: pools.Pool
+    try:
+        pool = pools.RayPool(function, workers, at_once, cpus) if backend == "ray" else make[backend](function, workers)
+    except pools.PoolError as error:
+        raise FanOutError(str(error)) from error
+    return _outcomes(pool, items, retries)
+
+
+@dataclass(slots=True)
+class _Job(Generic[Item]):
+    number: int
+    item: Item
+    attempts: int = 0
+
+
+def _outcomes(pool: pools.Pool, items: Iterable[Item], retries: int) -> Iterator[Outcome[Item, Any]]:
+    fresh = (_Job(number, item) for number, item in enumerate(items))
+    again: deque[_Job[Item]] = deque()
+    running: dict[Future[Any], _Job[Item]] = {}
+    try:
+        while True:
+            done: set[Future[Any]] = set()
+            if running:
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+            ended: list[Outcome[Item, Any]] = []
+            for future in done:
+                job = running.pop(future)
+                died = pool.release(future)
+                if died and job.attempts <= retries:
+                    again.append(job)
+                else:
+                    ended.append(_outcome(job, future, died))
+            while len(running) < pool.slots:
+                next_job = again.popleft() if again else next(fresh, None)
+                if next_job is None:
+                    break
+                next_job.attempts += 1
+                running[pool.submit(next_job.item)] = next_job
+            yield from ended
+            if not running:
+                return
+    finally:
+        pool.close()
+
+
+def _outcome(job: _Job[Item], future: Future[Any], died: bool) -> Outcome[Item, Any]:
+    error = future.exception()
+    if error is None:
+        return Outcome(job.number, job.item, future.result())
+    if died:
+        lost = WorkerDiedError(f"Item {job.number}: its worker died {job.attempts} times, at last: {error}")
+        lost.__cause__ = error
+        return Outcome(job.number, job.item, error=lost)
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    return Outcome(job.number, job.item, error=pools.cause(error))
+
+
+def _check(function: Callable[..., Any], workers: int, backend: str, at_once: int, retries: int) -> None:
+    if backend not in BACKENDS:
+        raise FanOutError(f"backend {backend!r} is none of {', '.join(BACKENDS)}.")
+    for name, value, least in (("workers", workers, 1), ("at_once", at_once, 1), ("retries", retries, 0)):
+        if value < least:
+            raise FanOutError(f"{name} is {value}: it must be at least {least}.")
+    if at_once > 1 and backend != "ray":
+        raise FanOutError("at_once is for the backend 'ray': give more `workers` instead.")
+    if backend != "ray" and pools.is_async(function) != (backend == "asyncio"):
+        kind = "a coroutine function" if backend == "asyncio" else "a plain function, not a coroutine function"
+        raise FanOutError(f"The backend {backend!r} needs {kind}.")
+    if backend == "processes":
+        try:
+            pickle.dumps(function)
+        except Exception as error:
+            raise FanOutError(
+                f"The function cannot travel to other processes ({error}): define it, and what it holds, at the top "
+                "of a module."
+            ) from error

@@ -1,0 +1,226 @@
+"""Where `fan_out` has its work done: each pool takes items and gives futures of `concurrent.futures`."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, Protocol
+
+Function = Callable[[Any], Any]
+
+
+class PoolError(Exception):
+    """A pool cannot be set up; the message says what to change."""
+
+
+class Pool(Protocol):
+    """Workers that wait for items. Used by one thread."""
+
+    slots: int
+    """Items that may be under way at a time."""
+
+    def submit(self, item: Any) -> Future[Any]:
+        """Begin with an item."""
+
+    def release(self, future: Future[Any]) -> bool:
+        """Take note that an item has ended, and say whether that was because its worker died."""
+
+    def close(self) -> None:
+        """Let the workers go; what has not begun never will."""
+
+
+class ThreadPool:
+    """Threads of this process."""
+
+    def __init__(self, function: Function, workers: int) -> None:
+        self.slots = workers
+        self._function = function
+        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="fan-out")
+
+    def submit(self, item: Any) -> Future[Any]:
+        """Begin with an item."""
+        return self._executor.submit(self._function, item)
+
+    def release(self, future: Future[Any]) -> bool:
+        """Say no: a thread does not die alone."""
+        return False
+
+    def close(self) -> None:
+        """Let the threads end; those at work finish their item unheard."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+class LoopPool:
+    """Coroutines on an event loop of their own, in a thread, so that the caller may have a loop too."""
+
+    def __init__(self, function: Function, workers: int) -> None:
+        self.slots = workers
+        self._function = function
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="fan-out", daemon=True)
+        self._thread.start()
+
+    def submit(self, item: Any) -> Future[Any]:
+        """Begin with an item."""
+        return asyncio.run_coroutine_threadsafe(self._function(item), self._loop)
+
+    def release(self, future: Future[Any]) -> bool:
+        """Say no: a coroutine does not die alone."""
+        return False
+
+    def close(self) -> None:
+        """Cancel what is under way and end the loop."""
+        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.close()
+
+
+class ProcessPool:
+    """Processes of this machine. Each is an executor of its own: when one dies, it is known whose item it had."""
+
+    def __init__(self, function: Function, workers: int) -> None:
+        self.slots = workers
+        self._function = function
+        self._context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
+        self._idle: list[ProcessPoolExecutor] = []
+        self._busy: dict[Future[Any], ProcessPoolExecutor] = {}
+
+    def submit(self, item: Any) -> Future[Any]:
+        """Begin with an item, in a process that is idle, or else a new one."""
+        executor = self._idle.pop() if self._idle else ProcessPoolExecutor(1, self._context)
+        future = executor.submit(self._function, item)
+        self._busy[future] = executor
+        return future
+
+    def release(self, future: Future[Any]) -> bool:
+        """Keep the item's process for the next one, unless it died."""
+        executor = self._busy.pop(future)
+        if isinstance(future.exception(), BrokenProcessPool):
+            executor.shutdown(wait=False)
+            return True
+        self._idle.append(executor)
+        return False
+
+    def close(self) -> None:
+        """Let the processes end; those at work finish their item unheard."""
+        for executor in (*self._idle, *self._busy.values()):
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+class RayPool:
+    """Actors of a Ray cluster.
+
+    Raises:
+        PoolError: Ray is not installed, its cluster cannot be joined, or has too few cores.
+    """
+
+    def __init__(self, function: Function, workers: int, at_once: int, cpus: float) -> None:
+        self.slots = workers * at_once
+        self._ray, self._started = _joined(workers * cpus)
+        total = self._ray.cluster_resources().get("CPU", 0.0)
+        if total < workers * cpus:  # or the actors that do not fit would be waited for without end
+            self.close()
+            raise PoolError(
+                f"The Ray cluster has {total:g} cores, {workers} workers of {cpus:g} were asked for: ask for fewer."
+            )
+        kind = _AsyncWorker if is_async(function) else _Worker
+        self._actor = self._ray.remote(kind).options(max_concurrency=at_once, num_cpus=cpus)
+        self._function = self._ray.put(function)
+        self._load: dict[Any, int] = {self._actor.remote(self._function): 0 for _ in range(workers)}
+        self._busy: dict[Future[Any], Any] = {}
+
+    def submit(self, item: Any) -> Future[Any]:
+        """Begin with an item, on the worker that has least to do."""
+        worker = min(self._load, key=self._load.__getitem__)
+        future: Future[Any] = worker.run.remote(item).future()
+        self._load[worker] += 1
+        self._busy[future] = worker
+        return future
+
+    def release(self, future: Future[Any]) -> bool:
+        """Take note that an item has ended; put a new worker in the place of one that died."""
+        worker = self._busy.pop(future)
+        died = isinstance(future.exception(), self._ray.exceptions.RayActorError)
+        if worker in self._load:
+            self._load[worker] -= 1
+            if died:
+                del self._load[worker]
+                self._ray.kill(worker)  # one that is only out of reach must not go on
+                self._load[self._actor.remote(self._function)] = 0
+        return died
+
+    def close(self) -> None:
+        """Let the workers go, and the cluster if it was started for them."""
+        for worker in getattr(self, "_load", ()):
+            self._ray.kill(worker)
+        if self._started:
+            self._ray.shutdown()
+
+
+class _Worker:
+    def __init__(self, function: Function) -> None:
+        self._function = function
+
+    def run(self, item: Any) -> Any:
+        return self._function(item)
+
+
+class _AsyncWorker(_Worker):
+    async def run(self, item: Any) -> Any:
+        return await self._function(item)
+
+
+def cause(error: BaseException) -> BaseException:
+    """Return what the function itself raised, without Ray's wrapping."""
+    inner = getattr(error, "cause", None) if type(error).__module__.startswith("ray.") else None
+    return inner if isinstance(inner, BaseException) else error
+
+
+def is_async(function: Function) -> bool:
+    """Say whether calling a function, or an object, gives a coroutine."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _joined(cpus: float) -> tuple[Any, bool]:
+    """Return Ray, in a cluster, and whether the cluster is to be left when the work is done."""
+    try:
+        import ray
+    except ImportError as error:
+        raise PoolError('The backend "ray" needs Ray: pip install "toolorch-integrations[ray]".') from error
+    if ray.is_initialized():
+        return ray, False
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        cores = max(int(-(-cpus // 1)), 1)
+        paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)  # workers import what this process can
+        options |= {"address": "local", "num_cpus": cores, "include_dashboard": False}
+        options["runtime_env"] = {"env_vars": {"PYTHONPATH": paths}}
+    try:
+        ray.init(**options)
+    except Exception as error:
+        raise PoolError(f"The Ray cluster {address or 'of this machine'!r} cannot be joined: {error}") from error
+    return ray, True
+
+
+async def _cancel_others() -> None:
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
