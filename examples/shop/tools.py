@@ -5,27 +5,18 @@ from __future__ import annotations
 import functools
 import math
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 
 from langchain_core.tools import tool
 
 from examples.shop.documents import Shop
+from toolorch_serving.bounded import run_program
 
 SECONDS = 3
 """Wall clock and processor seconds that a program may take."""
 
 
-# The child limits itself before it runs the program: `preexec_fn` would copy a large parent for each call.
-_BOUNDED = f"""
-import resource, sys
-resource.setrlimit(resource.RLIMIT_CPU, ({SECONDS}, {SECONDS}))
-resource.setrlimit(resource.RLIMIT_AS, (2**29, 2**29))
-resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-exec(compile(sys.argv[1], "<program>", "exec"), {{"__name__": "__main__"}})
-"""
 _FOUND_NOTHING = "No document found."
 
 
@@ -92,24 +83,12 @@ def search(shop: Shop, query: str) -> str:
 
 
 def execute(code: str) -> str:
-    """Run Python in an isolated child process and return what it prints.
+    """Run Python in a child process with limits and return what it prints.
 
     Raises:
         ValueError: The program fails or takes too long; the message is its last line of error output.
     """
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _BOUNDED, code],
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            env={},
-        )
-    except subprocess.TimeoutExpired:
-        raise ValueError(f"the program took over {SECONDS} s") from None
-    if done.returncode:
-        raise ValueError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:300])
-    return done.stdout.strip()[:2000] or "(nothing printed)"
+    return run_program(code, SECONDS, imports=True)[:2000] or "(nothing printed)"
 
 
 @functools.cache

@@ -4,22 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
-import subprocess
-import sys
 
+from toolorch_serving.bounded import run_program
 from toolorch_serving.simulated.solution import Family, Question, Solution
 
-_SECONDS = 2
-
-# The child limits itself (processor, memory, no files, no sockets) before it runs the program: `preexec_fn` would copy
-# a large parent for each call.
-_BOUNDED = f"""
-import resource, sys
-resource.setrlimit(resource.RLIMIT_CPU, ({_SECONDS}, {_SECONDS}))
-resource.setrlimit(resource.RLIMIT_AS, (2**29, 2**29))
-resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
-exec(compile(sys.argv[1], "<program>", "exec"), {{"__name__": "__main__"}})
-"""
 _ASKED = re.compile(
     r"what (?:does|will) (?:this|the following).*?print\S*\s*\n(?:```(?:python)?\n)?(.*?)(?:```|\Z)", re.I | re.S
 )
@@ -41,16 +29,9 @@ def tracing(question: Question) -> Solution | None:
 def run(code: str) -> str | None:
     """Return what a program prints, or None when it fails, prints nothing or takes over two seconds."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _BOUNDED, code],
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            env={},
-        )
-    except (subprocess.TimeoutExpired, ValueError):
+        return run_program(code, seconds=2)[:500] or None
+    except ValueError:
         return None
-    return done.stdout.strip()[:500] or None if done.returncode == 0 else None
 
 
 def _mistaken(printed: str) -> str:
