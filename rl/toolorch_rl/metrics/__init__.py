@@ -4,7 +4,7 @@ from toolorch_rl.metrics.chains import ChainScores, GoldenCall, chain_scores
 from toolorch_rl.metrics.estimates import Estimate, bootstrap, wilson
 from toolorch_rl.metrics.preference import preference_score
 from toolorch_rl.metrics.routing import Routing, routing
-from toolorch_rl.metrics.table import METRICS, MeasuredRun, MetricsError, MetricTable, measure
+from toolorch_rl.metrics.table import METRICS, MeasuredRun, MetricsError, MetricTable, RunScores, measure, score
 
 __all__ = [
     "METRICS",
@@ -15,10 +15,12 @@ __all__ = [
     "MetricTable",
     "MetricsError",
     "Routing",
+    "RunScores",
     "bootstrap",
     "chain_scores",
     "measure",
     "preference_score",
     "routing",
+    "score",
     "wilson",
 ]

@@ -32,6 +32,16 @@ class MetricsError(ToolorchError, ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class RunScores:
+    """What a run's conversation gives to the metrics: all that they need of it."""
+
+    chains: ChainScores | None = None
+    """None: there are no golden calls to compare with."""
+    synthesis: bool | None = None
+    """Whether the answer covers every operation; None: there was none."""
+
+
+@dataclass(frozen=True, slots=True)
 class MeasuredRun:
     """A run and what is known of it. What is None leaves out the metrics that need it."""
 
@@ -45,6 +55,8 @@ class MeasuredRun:
     """Ids of golden calls that a person says no to."""
     conversation: Conversation | None = None
     features: RunFeatures | None = None
+    scores: RunScores | None = None
+    """What `score` gave, where the conversation itself is not at hand."""
 
     @classmethod
     def of(
@@ -78,8 +90,20 @@ class MetricTable:
 @dataclass(frozen=True, slots=True)
 class _Scored:
     run: MeasuredRun
-    chains: ChainScores | None
-    synthesis: bool | None
+    scores: RunScores | None
+
+    @property
+    def chains(self) -> ChainScores | None:
+        return None if self.scores is None else self.scores.chains
+
+
+def score(run: MeasuredRun) -> RunScores | None:
+    """Compare a run's conversation with the golden calls; None where it has none."""
+    seen = run.conversation
+    if seen is None:
+        return run.scores
+    chains = chain_scores(run.golden, seen, run.refused) if run.golden is not None else None
+    return RunScores(chains, bool(seen.answer.strip()) and not uncovered(seen) if seen.steps else None)
 
 
 def measure(runs: Iterable[MeasuredRun], metrics: Sequence[str] | None = None) -> MetricTable:
@@ -98,7 +122,7 @@ def measure(runs: Iterable[MeasuredRun], metrics: Sequence[str] | None = None) -
     for name in wanted:
         if name not in METRICS:
             raise MetricsError(f"there is no metric {name!r}; choose among {', '.join(METRICS)}")
-    scored = [_score(run) for run in runs]
+    scored = [_Scored(run, score(run)) for run in runs]
     groups = {"all": scored}
     for kind in ("pattern", "domain"):
         for item in sorted(scored, key=lambda item: str(getattr(item.run, kind))):
@@ -106,15 +130,6 @@ def measure(runs: Iterable[MeasuredRun], metrics: Sequence[str] | None = None) -
             if label:
                 groups.setdefault(f"{kind} {label}", []).append(item)
     return MetricTable({group: {name: METRICS[name](items) for name in wanted} for group, items in groups.items()})
-
-
-def _score(run: MeasuredRun) -> _Scored:
-    seen = run.conversation
-    chains = chain_scores(run.golden, seen, run.refused) if seen is not None and run.golden is not None else None
-    synthesis = None
-    if seen is not None and seen.steps:
-        synthesis = bool(seen.answer.strip()) and not uncovered(seen)
-    return _Scored(run, chains, synthesis)
 
 
 def _solved(items: list[_Scored]) -> Estimate:
@@ -128,8 +143,9 @@ def _completed(items: list[_Scored]) -> Estimate:
 
 
 def _synthesis(items: list[_Scored]) -> Estimate:
-    known = [item.synthesis for item in items if item.synthesis is not None]
-    if all(item.run.conversation is None for item in items):
+    scores = [item.scores for item in items if item.scores is not None]
+    known = [item.synthesis for item in scores if item.synthesis is not None]
+    if not scores:
         return wilson(0, 0, "no run has a conversation")
     return wilson(sum(known), len(known), "no run made a call")
 
@@ -155,7 +171,7 @@ def _mean(name: str) -> Callable[[list[_Scored]], Estimate]:
 def _missing(items: list[_Scored], note: str) -> str:
     if not items:
         return "there are no runs"
-    if all(item.run.conversation is None for item in items):
+    if all(item.scores is None for item in items):
         return "no run has a conversation"
     return "no run has golden calls to compare with" if all(item.chains is None for item in items) else note
 
