@@ -413,8 +413,8 @@ async def test_golden_calls_solve_every_task_through_the_face(face: str, sample:
                     answer = await by_llamaindex(task, place, llm, policy.url)
                 state = place.state()
             verdict = solved(task, state, answer)
-            if not verdict:
-                failed.append((task.id, verdict.reasons))
+            if not verdict.passed:
+                failed.append((task.id, verdict.reason))
             if not task.follow_ups:  # what a policy is trained on is what it will see
                 row = conversation(task)
                 assert seen(policy.requests[-1]["messages"]) == seen(row["messages"][:-1]), task.id

@@ -74,10 +74,10 @@ def test_solved_when_state_words_and_forbidden_entries_are_right() -> None:
     wanted = rename()
     place = wanted.open()
     place.call("update_item", {"item_id": "i1", "name": "Mugs"})
-    assert solved(wanted, place.state(), "The item i1 is renamed.")
+    assert solved(wanted, place.state(), "The item i1 is renamed.").passed
     verdict = solved(wanted, place.state(), "Done.")
-    assert not verdict
-    assert verdict.reasons == ("not said: 'Mugs' or 'i1'",)
+    assert not verdict.passed
+    assert verdict.reason == "not said: 'Mugs' or 'i1'"
 
 
 def test_a_forbidden_entry_that_was_touched_and_put_back_still_counts() -> None:
@@ -86,7 +86,7 @@ def test_a_forbidden_entry_that_was_touched_and_put_back_still_counts() -> None:
     place.call("update_item", {"item_id": "i1", "name": "Mugs"})
     place.call("update_item", {"item_id": "i2", "name": "Bowls"})
     place.call("update_item", {"item_id": "i2", "name": "Plates"})
-    assert solved(wanted, place.state(), "Mugs").reasons == ("forbidden: item i2 was touched",)
+    assert solved(wanted, place.state(), "Mugs").reason == "forbidden: item i2 was touched"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_wrong_state_is_named(calls: list[tuple[str, dict[str, Any]]], reason:
     place = wanted.open()
     for name, arguments in calls:
         place.call(name, arguments)
-    assert any(reason in text for text in solved(wanted, place.state(), "Mugs").reasons)
+    assert any(reason in text for text in solved(wanted, place.state(), "Mugs").details["reasons"])
 
 
 @pytest.mark.parametrize(
@@ -193,9 +193,9 @@ def test_a_refused_call_is_not_made() -> None:
     [[only]] = replay(wanted, place)
     assert only.refused
     assert "refused" in only.text
-    assert solved(wanted, place.state(), "It was not deleted.")
+    assert solved(wanted, place.state(), "It was not deleted.").passed
     place.call("delete_item", {"item_id": "i1"})
-    assert not solved(wanted, place.state(), "It was not deleted.")
+    assert not solved(wanted, place.state(), "It was not deleted.").passed
 
 
 def test_tasks_are_read_as_they_were_written(tmp_path: Path) -> None:

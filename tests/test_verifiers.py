@@ -58,7 +58,12 @@ def test_a_batch_names_the_item_that_cannot_be_judged_and_goes_on():
     for workers in (1, 3):
         checked = verify_all(ExactVerifier(), items, workers=workers)
         assert [item.item for item in checked] == ["a", "b", "c", "d"]
-        assert [item.verdict.passed if item.verdict else None for item in checked] == [True, None, None, False]
+        assert [item.verdict.passed if item.verdict is not None else None for item in checked] == [
+            True,
+            None,
+            None,
+            False,
+        ]
         assert checked[1].error.startswith("b: reference must be a text")
         assert checked[2].error.startswith("c: outcome must be an answer")
 
@@ -458,7 +463,9 @@ def test_the_judge_never_spends_more_than_its_budget():
     assert 0 < len(done) < 20
     assert made == 2 * len(done) == judge.requests
     assert judge.spent <= 20
-    assert judge.spent == pytest.approx(sum(item.verdict.details["dollars"] for item in done if item.verdict))
+    assert judge.spent == pytest.approx(
+        sum(item.verdict.details["dollars"] for item in done if item.verdict is not None)
+    )
     assert all("raise `max_dollars`" in item.error for item in checked if item.verdict is None)
     with pytest.raises(JudgeBudgetError, match="raise `max_requests`"):
         JudgeVerifier(Endpoint(url="http://127.0.0.1:1/v1", model="m"), max_requests=3).verify(ASK, "Paris")

@@ -54,12 +54,12 @@ def verify(task: Task, environment: Environment | None = None) -> None:
     environment = environment or Environment(task.schema_of_environment)
     environment.restore(task.initial)
     for answer in ("", task.request):
-        if solved(task, task.initial, answer):
+        if solved(task, task.initial, answer).passed:
             raise TaskError(f"Task {task.id}: doing nothing and saying {answer!r} solves it.")
     made = replay(task, environment)
     verdict = solved(task, environment.state(), task.answer)
-    if not verdict:
-        raise TaskError(f"Task {task.id}: its golden calls do not solve it: {'; '.join(verdict.reasons)}.")
+    if not verdict.passed:
+        raise TaskError(f"Task {task.id}: its golden calls do not solve it: {verdict.reason}.")
     _check_sources(task, made)
 
 

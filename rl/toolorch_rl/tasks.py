@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from toolorch_integrations.view import CatalogFilter
 from toolorch_rl.environments import Environment, EnvironmentSchema, State, StateChanges, changed, differences
 from toolorch_rl.environments.catalog import catalog_of, operations_of
 from toolorch_rl.said import says
+from toolorch_rl.verifiers.verdict import Verdict
 
 Pattern = Literal["single", "sequential", "parallel", "conditional", "loop", "chain", "mixed"]
 PATTERNS: tuple[Pattern, ...] = ("single", "sequential", "parallel", "conditional", "loop", "chain", "mixed")
@@ -156,22 +156,6 @@ class Task(BaseModel):
             raise TaskError(f"{field + ': ' if field else ''}{first['msg']}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether a task is solved.
-
-    Attributes:
-        solved: Whether it is.
-        reasons: Why not; empty when it is.
-    """
-
-    solved: bool
-    reasons: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return self.solved
-
-
 def solved(task: Task, state_after: State, answer: str) -> Verdict:
     """Say whether a run has solved a task.
 
@@ -181,8 +165,8 @@ def solved(task: Task, state_after: State, answer: str) -> Verdict:
         answer: The run's last words.
 
     Returns:
-        Solved when the database is in the golden state, all that must be said is said, and no forbidden entry was
-        touched. Ids of new entries do not matter, only what they hold.
+        Passed when the database is in the golden state, all that must be said is said, and no forbidden entry was
+        touched. Ids of new entries do not matter, only what they hold. `details["reasons"]` lists what is wrong.
     """
     reasons = differences(task.golden_state, state_after, task.initial)
     touched = {tuple(entry) for entry in state_after.touched}
@@ -192,7 +176,7 @@ def solved(task: Task, state_after: State, answer: str) -> Verdict:
         for wordings in task.must_say
         if not any(says(answer, wording) for wording in wordings)
     ]
-    return Verdict(not reasons, tuple(reasons))
+    return Verdict(float(not reasons), not reasons, "; ".join(reasons) or "solved", {"reasons": reasons})
 
 
 def write_tasks(path: str | Path, tasks: Iterable[Task]) -> int:

@@ -28,6 +28,10 @@ class Verdict:
     details: Mapping[str, Any] = field(default_factory=dict)
     """JSON-safe facts behind the verdict; each verifier says which."""
 
+    def __bool__(self) -> bool:
+        # Where a verdict may be missing, `if verdict` would take a No for none at all; and no `__bool__` a No for a Yes.
+        raise TypeError("a verdict is neither true nor false: ask for its `passed`")
+
 
 class Verifier(Protocol):
     """Judges one outcome against a task's reference. Verifiers keep no state between items but what they spend."""
