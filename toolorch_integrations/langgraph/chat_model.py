@@ -26,10 +26,11 @@ from langchain_openai.chat_models.base import (
     _handle_openai_api_error,
     _handle_openai_bad_request,
 )
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from toolorch_integrations.entry import Price
 from toolorch_integrations.errors import EndpointError
+from toolorch_integrations.tokens import AsyncTokenTransport, TokenTransport, TokenTurns
 
 EXACT_KEYS = ("prompt_token_ids", "token_ids", "logprobs")
 """Keys of `response_metadata` that hold what capture needs and a conversation does not."""
@@ -49,6 +50,8 @@ class ChatPolicy(BaseChatOpenAI):
             such runs are marked inexact.
         price: What the policy's tokens cost; free by default.
         logprobs_mode: What the server's log-probabilities are of, as vLLM calls it; it is recorded, not sent.
+        tokens: Send token ids instead of messages, so that a conversation never drifts and stays one path: for
+            training runs, see `toolorch_integrations.tokens`. True, or a `TokenTurns` that says how.
 
     Example:
         >>> policy = ChatPolicy(model="orchestrator", base_url="http://127.0.0.1:8000/v1")  # doctest: +SKIP
@@ -61,6 +64,21 @@ class ChatPolicy(BaseChatOpenAI):
     exact: bool = True
     price: Price | None = None
     logprobs_mode: Literal["processed_logprobs", "raw_logprobs", ""] = "processed_logprobs"
+    tokens: bool | TokenTurns = Field(default=False, exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _send_tokens(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not values.get("tokens"):
+            return values
+        if values.get("http_client") or values.get("http_async_client"):
+            raise ValueError("tokens and http_client exclude each other: give your client a TokenTransport instead")
+        turns = values["tokens"] if isinstance(values["tokens"], TokenTurns) else TokenTurns()
+        return {
+            **values,
+            "http_client": openai.DefaultHttpxClient(transport=TokenTransport(turns)),
+            "http_async_client": openai.DefaultAsyncHttpxClient(transport=AsyncTokenTransport(turns)),
+        }
 
     @property
     def _llm_type(self) -> str:
@@ -149,7 +167,7 @@ class ChatPolicy(BaseChatOpenAI):
         data = response if isinstance(response, dict) else _extras(response)
         for generation, choice in zip(result.generations, data["choices"], strict=True):
             message = generation.message
-            metadata = {"id": data.get("id")}
+            metadata = {key: data[key] for key in ("id", "held_tokens") if data.get(key) is not None}
             if data.get("prompt_token_ids") is not None and choice.get("token_ids") is not None:
                 metadata |= {"prompt_token_ids": data["prompt_token_ids"], "token_ids": choice["token_ids"]}
                 metadata["logprobs_mode"] = self.logprobs_mode
@@ -173,6 +191,8 @@ class ChatPolicy(BaseChatOpenAI):
         )  # equal ids stay one when chunks are added
         if chunk.get("prompt_token_ids") is not None:  # the first chunk only: lists are joined
             info |= {"prompt_token_ids": chunk["prompt_token_ids"], "logprobs_mode": self.logprobs_mode}
+            if chunk.get("held_tokens") is not None:
+                info["held_tokens"] = chunk["held_tokens"]
         for choice in chunk.get("choices") or ():
             if choice.get("token_ids"):
                 info["token_ids"] = choice["token_ids"]

@@ -66,7 +66,7 @@ def policy_called(pending: PendingCall, response: LLMResult, seconds: float) -> 
         logprobs_mode=metadata.get("logprobs_mode") or "",
         tools=pending.options.get("tools"),
         finish_reason=metadata.get("finish_reason") or "",
-        usage={"prompt_tokens": tokens[0], "completion_tokens": tokens[1]},
+        usage={"prompt_tokens": tokens[0], "completion_tokens": tokens[1], **_held(metadata)},
         started=pending.started,
         seconds=seconds,
         dollars=metadata.get("dollars", pending.trace.price.dollars(*tokens)),
@@ -125,6 +125,11 @@ def answer_of(outputs: Any) -> str:
     messages = outputs.get("messages") if isinstance(outputs, Mapping) else None
     last = messages[-1] if isinstance(messages, list) and messages else outputs
     return last.text if isinstance(last, BaseMessage) else last if isinstance(last, str) else ""
+
+
+def _held(metadata: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many ids of the prompt were held, where the policy is sent token ids."""
+    return {} if metadata.get("held_tokens") is None else {"held_tokens": metadata["held_tokens"]}
 
 
 def size_of(response: LLMResult) -> int:

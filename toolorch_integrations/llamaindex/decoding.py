@@ -47,7 +47,7 @@ def policy_called(call: LlmCall, response: ChatResponse | CompletionResponse | N
     choice: Mapping[str, Any] = next(iter(data.get("choices") or ()), {})
     logprobs = (choice.get("logprobs") or {}).get("content")
     token_ids = choice.get("token_ids")
-    usage = data.get("usage") or {}
+    usage = {**(data.get("usage") or {}), "held_tokens": data.get("held_tokens")}
     message = _message(response)
     return PolicyCalled(
         trace_id=call.trace_id,
@@ -62,7 +62,8 @@ def policy_called(call: LlmCall, response: ChatResponse | CompletionResponse | N
         logprobs_mode=getattr(call.llm, "logprobs_mode", ""),
         tools=call.options.get("tools"),
         finish_reason=choice.get("finish_reason") or "",
-        usage={key: usage.get(key) or 0 for key in ("prompt_tokens", "completion_tokens")},
+        usage={key: usage.get(key) or 0 for key in ("prompt_tokens", "completion_tokens")}
+        | {key: usage[key] for key in ("held_tokens",) if usage[key] is not None},
         started=call.started,
         seconds=seconds,
         dollars=response.additional_kwargs.get("dollars", 0.0) if response is not None else 0.0,

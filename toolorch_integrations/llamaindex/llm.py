@@ -24,6 +24,7 @@ from toolorch_integrations.entry import Price
 from toolorch_integrations.errors import EndpointError
 from toolorch_integrations.llamaindex.completion import StreamedReply, response_of
 from toolorch_integrations.llamaindex.messages import to_openai
+from toolorch_integrations.tokens import AsyncTokenTransport, TokenTransport, TokenTurns
 
 _NOT_IN_BODY = ("extra_body", "extra_headers", "extra_query", "timeout", "use_chat_completions")
 _PATH = "/chat/completions"
@@ -46,6 +47,8 @@ class PolicyLLM(OpenAILike):  # type: ignore[misc]
             such runs are marked inexact.
         price: What the policy's tokens cost; free by default.
         logprobs_mode: What the server's log-probabilities are of, as vLLM calls it; it is recorded, not sent.
+        tokens: Send token ids instead of messages, so that a conversation never drifts and stays one path: for
+            training runs, see `toolorch_integrations.tokens`. True, or a `TokenTurns` that says how.
         fields: Further fields of `OpenAILike`: `max_tokens`, `context_window`, `additional_kwargs`, `timeout` ...
 
     Example:
@@ -64,6 +67,9 @@ class PolicyLLM(OpenAILike):  # type: ignore[misc]
     price: Price | None = None
     logprobs_mode: Literal["processed_logprobs", "raw_logprobs", ""] = "processed_logprobs"
 
+    tokens: bool = False
+
+    _turns: TokenTurns | None = PrivateAttr(default=None)
     _aclients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, openai.AsyncOpenAI] = PrivateAttr(
         default_factory=weakref.WeakKeyDictionary
     )
@@ -77,8 +83,11 @@ class PolicyLLM(OpenAILike):  # type: ignore[misc]
         temperature: float | None = None,
         timeout: float = 600.0,
         max_retries: int = 2,
+        tokens: bool | TokenTurns = False,
         **fields: Any,
     ) -> None:
+        if tokens and (fields.get("http_client") or fields.get("async_http_client")):
+            raise ValueError("tokens and http_client exclude each other: give your client a TokenTransport instead")
         super().__init__(
             model=model,
             api_base=api_base,
@@ -86,8 +95,11 @@ class PolicyLLM(OpenAILike):  # type: ignore[misc]
             temperature=temperature,
             timeout=timeout,
             max_retries=max_retries,
+            tokens=bool(tokens),
             **fields,
         )
+        if tokens:
+            self._turns = tokens if isinstance(tokens, TokenTurns) else TokenTurns()
 
     @classmethod
     def class_name(cls) -> str:
@@ -142,9 +154,17 @@ class PolicyLLM(OpenAILike):  # type: ignore[misc]
         if loop not in self._aclients:
             credentials = self._get_credential_kwargs(is_async=True)
             # The client's own would close its connections when it is collected, on a loop that is not theirs.
-            credentials["http_client"] = openai.DefaultAsyncHttpxClient(timeout=self.timeout)
+            transport = None if self._turns is None else AsyncTokenTransport(self._turns)
+            credentials["http_client"] = openai.DefaultAsyncHttpxClient(timeout=self.timeout, transport=transport)
             self._aclients[loop] = openai.AsyncOpenAI(**credentials)
         return self._aclients[loop]
+
+    def _get_credential_kwargs(self, is_async: bool = False) -> dict[str, Any]:
+        credentials: dict[str, Any] = super()._get_credential_kwargs(is_async)
+        if self._turns is not None and not is_async:
+            transport = TokenTransport(self._turns)
+            credentials["http_client"] = openai.DefaultHttpxClient(timeout=self.timeout, transport=transport)
+        return credentials
 
     def _request(
         self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any], *, stream: bool = False
