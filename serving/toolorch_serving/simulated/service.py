@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
 import time
@@ -13,26 +14,32 @@ import httpx
 
 from toolorch_integrations.entry import Specialist
 from toolorch_integrations.errors import ToolorchError
-from toolorch_serving.simulated.specialists import SPECIALISTS
+from toolorch_serving.simulated.specialists import SimulatedSpecialist
+
+DEFAULT = "toolorch_serving.simulated.specialists:SPECIALISTS"
+"""Who answers unless told otherwise."""
 
 _START_SECONDS = 60.0
 
 
 class SimulatedSpecialists:
-    """The specialists of `SPECIALISTS`, served by a child process while the context is open.
+    """The shop's specialists, or others, served by a child process while the context is open.
 
     Args:
         port: Port on 127.0.0.1; 0 takes a free one.
         seed: Decides which answers go wrong.
         latency_scale: Factor on everybody's latency; 0 answers at once.
+        specialists: Where the child process finds who answers, as `module:name`.
 
     Example:
         with SimulatedSpecialists() as simulated:
             agent = create_orchestrator(policy, tools, specialists=simulated.catalog())
     """
 
-    def __init__(self, port: int = 0, *, seed: int = 0, latency_scale: float = 1.0) -> None:
+    def __init__(self, port: int = 0, *, seed: int = 0, latency_scale: float = 1.0, specialists: str = DEFAULT) -> None:
         self._arguments = [f"--port={port}", f"--seed={seed}", f"--latency-scale={latency_scale}"]
+        self._arguments.append(f"--specialists={specialists}")
+        self._specialists: Sequence[SimulatedSpecialist] = pkgutil.resolve_name(specialists)
         self._process: subprocess.Popen[str] | None = None
         self._url = ""
 
@@ -45,7 +52,9 @@ class SimulatedSpecialists:
 
     def catalog(self, names: Sequence[str] | None = None) -> list[Specialist]:
         """Return the catalogue's entries, all or those of `names`."""
-        return [specialist.entry(self.url) for specialist in SPECIALISTS if names is None or specialist.name in names]
+        return [
+            specialist.entry(self.url) for specialist in self._specialists if names is None or specialist.name in names
+        ]
 
     def start(self) -> Self:
         """Start the server and wait until it answers.

@@ -7,7 +7,7 @@ question, so the same question always gets the same reply.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from toolorch_integrations.entry import Endpoint, Price, Specialist
@@ -39,6 +39,7 @@ class SimulatedSpecialist:
         skill: Probability of a right reply by domain; each step of difficulty above 1 takes off 0.01.
         otherwise: The same for domains that `skill` leaves out.
         capabilities: Free words for the catalogue.
+        families: The questions that it understands, tried in this order.
     """
 
     name: str
@@ -48,6 +49,7 @@ class SimulatedSpecialist:
     skill: Mapping[str, float] = field(default_factory=dict)
     otherwise: float = 0.0
     capabilities: tuple[str, ...] = ()
+    families: tuple[Family, ...] = FAMILIES
 
     def probability(self, solution: Solution) -> float:
         """Return how probable a right reply to an understood question is."""
@@ -56,7 +58,7 @@ class SimulatedSpecialist:
 
     def answer(self, prompt: str, seed: int = 0) -> str:
         """Answer a prompt: rightly, wrongly where the skill does not suffice, or by saying that it does not know."""
-        solution = solve(Question.parse(prompt))
+        solution = solve(Question.parse(prompt), self.families)
         if solution is None:
             return UNKNOWN
         key = f"{seed}|{self.name}|{prompt}".encode()
@@ -76,9 +78,9 @@ class SimulatedSpecialist:
         return Specialist.model_validate({**entry.model_dump(), **changes}) if changes else entry
 
 
-def solve(question: Question) -> Solution | None:
-    """Return the solution of a question of any known family, or None."""
-    return next((solution for family in FAMILIES if (solution := family(question)) is not None), None)
+def solve(question: Question, families: Sequence[Family] = FAMILIES) -> Solution | None:
+    """Return the solution of a question of any of the families, or None."""
+    return next((solution for family in families if (solution := family(question)) is not None), None)
 
 
 SPECIALISTS: tuple[SimulatedSpecialist, ...] = (
