@@ -29,7 +29,7 @@ class Verdict:
     """JSON-safe facts behind the verdict; each verifier says which."""
 
     def __bool__(self) -> bool:
-        # Where a verdict may be missing, `if verdict` would take a No for none at all; and no `__bool__` a No for a Yes.
+        # Where a verdict may be missing, `if verdict` would take a No for none; without this, a No for a Yes.
         raise TypeError("a verdict is neither true nor false: ask for its `passed`")
 
 
