@@ -61,7 +61,7 @@ class Guarded(_Base):
         return loss
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        norm = super()._clip_grad_norm(model)
+        norm: Any = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
         self.check_finite("gradient's norm", norm)
         return norm
 
@@ -99,7 +99,7 @@ class Guarded(_Base):
         self.accelerator.wait_for_everyone()
 
     def _last(self) -> str:
-        whole = checkpoints(Path(self.args.output_dir))
+        whole = checkpoints(Path(str(self.args.output_dir)))
         return f"the last whole checkpoint is {whole[-1]}" if whole else "there is no checkpoint yet"
 
 

@@ -64,7 +64,7 @@ def policy_loss(tokens: Tokens, settings: LossSettings) -> tuple[torch.Tensor, d
     cut = ((tokens.advantages > 0) & (ratio > 1 + settings.clip_high)) | (
         (tokens.advantages < 0) & (ratio < 1 - settings.clip_low)
     )
-    bounded = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high) if settings.clip_high < 1e9 else ratio
+    bounded = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
     weight = torch.where(cut, bounded, ratio.clamp(max=settings.truncate))
     slope = torch.where(cut, torch.zeros_like(weight), weight)
     # The value of the surrogate with the gradient of its log-probability form.

@@ -85,7 +85,7 @@ class TrainSettings(BaseModel):
     preferences: Preferences | None = None
     """Whose reward is trained for; None: each run's own caller's."""
     feedback: str = "user"
-    """Name of the feedback that stands for an outcome where no verifier has said one."""
+    """Name of the feedback that says what is solved where no verifier does; for `dpo` and `kto` it goes first."""
     feedback_threshold: float = 0.5
     """Least feedback score that counts as solved, or as liked."""
     group_by: str | None = None
@@ -166,7 +166,7 @@ class TrainSettings(BaseModel):
     log_every: int = Field(1, ge=1)
     """Steps between lines of the log."""
     report_to: tuple[str, ...] = ()
-    """Where metrics go besides the terminal and `metrics.jsonl`: tensorboard, wandb, or others that transformers knows."""
+    """Where metrics go besides the terminal and `metrics.jsonl`: tensorboard, wandb or others of transformers."""
     run_name: str | None = None
     """Name of the run there."""
     restart: bool = False
