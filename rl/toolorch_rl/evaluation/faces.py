@@ -1,0 +1,265 @@
+"""Running a task through an orchestrator of either framework, with its user played by what the task says.
+
+The user makes the request, goes on with `follow_ups` when the policy ends with a question, and says `approval` to
+destructive calls. The frameworks are imported by those who run a task through them only.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from toolorch_integrations.entry import Endpoint, Price, Specialist
+from toolorch_integrations.view import CatalogFilter
+from toolorch_rl.environments import Environment
+from toolorch_rl.evaluation.errors import EvaluationError
+from toolorch_rl.tasks import Task
+
+if TYPE_CHECKING:
+    from toolorch_integrations.langgraph import ChatPolicy
+    from toolorch_integrations.llamaindex import PolicyLLM
+
+FaceName = Literal["langgraph", "llamaindex"]
+Rendering = Literal["chat", "select"]
+EndpointOf = Callable[[Specialist], Endpoint]
+"""Says where a specialist answers that has no endpoint of its own."""
+
+RETRIES = 2
+"""Further tries of a policy call that failed in a way that may pass."""
+
+
+class Face(Protocol):
+    """A way to run a task."""
+
+    def check(self, task: Task) -> None:
+        """Say before any run whether a task can be run so.
+
+        Raises:
+            EvaluationError: It cannot; the message names the task and says why.
+        """
+        ...
+
+    async def answer(self, task: Task, environment: Environment) -> str:
+        """Run a task in an environment that holds its initial state; return the last words.
+
+        Many tasks run side by side. Whatever ends a run is raised as it is: an endpoint that is down, a cancellation.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PolicyAt:
+    """A policy that is served, and how it is asked.
+
+    Attributes:
+        endpoint: Where, with temperature and longest reply.
+        price: What its tokens cost.
+        exact: Ask for token ids and log-probabilities; False for endpoints that refuse these.
+    """
+
+    endpoint: Endpoint
+    price: Price = field(default_factory=Price)
+    exact: bool = True
+
+    def fields(self) -> dict[str, Any]:
+        """Return what both faces' policies are made with alike."""
+        endpoint = self.endpoint
+        given = {"temperature": endpoint.temperature, "default_headers": dict(endpoint.headers) or None}
+        return {
+            "model": endpoint.model,
+            "api_key": endpoint.key() or "none",
+            "timeout": endpoint.timeout,
+            "max_retries": RETRIES,
+            "max_tokens": endpoint.max_tokens,
+            "price": self.price,
+            "exact": self.exact,
+            **{name: value for name, value in given.items() if value is not None},
+        }
+
+
+@dataclass(frozen=True)
+class _Face:
+    """What both faces have.
+
+    Attributes:
+        policy: Who decides.
+        endpoint_of: Where the tasks' specialists answer; None: those without an endpoint are an error.
+        specialists: Whether the tasks' specialists are there at all; without, their tools are all there is.
+    """
+
+    policy: PolicyAt
+    endpoint_of: EndpointOf | None = None
+    specialists: bool = True
+
+    def check(self, task: Task) -> None:
+        self.specialists_of(task)
+
+    def specialists_of(self, task: Task) -> list[Specialist]:
+        if not self.specialists:
+            return []
+        placed = []
+        for item in task.specialists:
+            endpoint = item.endpoint or (self.endpoint_of(item) if self.endpoint_of is not None else None)
+            if endpoint is None:
+                raise EvaluationError(f"task {task.id}: nobody answers as the specialist {item.name!r}; say who does")
+            placed.append(item.model_copy(update={"endpoint": endpoint}))
+        return placed
+
+    def options(self, task: Task, environment: Environment) -> dict[str, Any]:
+        """Return what both frameworks' orchestrators are made with alike."""
+        return {
+            "specialists": self.specialists_of(task),
+            "catalog": environment.catalog(),
+            "preferences": task.preferences,
+            "budget": task.budget,
+            "changes": task.catalog if self.specialists else _only(task.catalog, environment.operations),
+        }
+
+
+@dataclass(frozen=True)
+class LangGraphFace(_Face):
+    """Tasks through `create_orchestrator`.
+
+    Attributes:
+        rendering: `select` has no place for an environment's tools, so it takes only tasks without golden calls.
+    """
+
+    rendering: Rendering = "chat"
+
+    @cached_property
+    def chat_policy(self) -> ChatPolicy:
+        """The policy's chat model: one for all runs, so that they share its connections."""
+        from toolorch_integrations.langgraph import ChatPolicy
+
+        return ChatPolicy(base_url=self.policy.endpoint.url, **self.policy.fields())
+
+    def check(self, task: Task) -> None:
+        """See `Face.check`."""
+        super().check(task)
+        if self.rendering == "select" and task.calls:
+            raise EvaluationError(
+                f"task {task.id} is solved by calls of {task.calls[0].name}, for which the select rendering has no "
+                "place: give --rendering chat, or tasks that specialists answer"
+            )
+
+    async def answer(self, task: Task, environment: Environment) -> str:
+        """See `Face.answer`."""
+        from langgraph.checkpoint.memory import InMemorySaver
+
+        from toolorch_integrations.langgraph import create_orchestrator
+
+        options = self.options(task, environment)
+        tools = environment.langchain_tools()
+        if self.rendering == "select":
+            changes = _only(task.catalog, {item.name for item in task.specialists})
+            options, tools = {**options, "catalog": None, "changes": changes}, []
+        agent = create_orchestrator(
+            self.chat_policy, tools, rendering=self.rendering, checkpointer=InMemorySaver(), **options
+        )
+        config: Any = {"configurable": {"thread_id": f"{task.id} {uuid.uuid4().hex[:8]}"}}
+        answer = ""
+        for words in (task.request, *task.follow_ups):
+            if answer and not asks(answer):
+                break
+            answer = await self._said(agent, words, config, task)
+        return answer
+
+    async def _said(self, agent: Any, words: str, config: Any, task: Task) -> str:
+        from langgraph.types import Command
+
+        result = await agent.ainvoke({"messages": [("user", words)]}, config)
+        while result.get("__interrupt__"):
+            wanted = sum(len(item.value["action_requests"]) for item in result["__interrupt__"])
+            result = await agent.ainvoke(Command(resume={"decisions": decisions(task, wanted)}), config)
+        return str(result["messages"][-1].text)
+
+
+@dataclass(frozen=True)
+class LlamaIndexFace(_Face):
+    """Tasks through `OrchestratorAgent`."""
+
+    @cached_property
+    def policy_llm(self) -> PolicyLLM:
+        """The policy's LLM: one for all runs, so that they share its connections."""
+        from toolorch_integrations.llamaindex import PolicyLLM
+
+        return PolicyLLM(api_base=self.policy.endpoint.url, **self.policy.fields())
+
+    async def answer(self, task: Task, environment: Environment) -> str:
+        """See `Face.answer`."""
+        from llama_index.core.workflow import Context
+
+        from toolorch_integrations.llamaindex import OrchestratorAgent
+
+        agent = OrchestratorAgent(
+            tools=environment.llamaindex_tools(),
+            llm=self.policy_llm,
+            streaming=False,
+            **self.options(task, environment),
+        )
+        context = Context(agent)
+        answer = ""
+        for words in (task.request, *task.follow_ups):
+            if answer and not asks(answer):
+                break
+            answer = await self._said(agent, words, context, task)
+        return answer
+
+    async def _said(self, agent: Any, words: str, context: Any, task: Task) -> str:
+        from llama_index.core.workflow import HumanResponseEvent, InputRequiredEvent
+
+        handler = agent.run(user_msg=words, ctx=context)
+        try:
+            async for event in handler.stream_events():
+                if isinstance(event, InputRequiredEvent):
+                    wanted = decisions(task, len(event.action_requests))
+                    handler.ctx.send_event(HumanResponseEvent(decisions=wanted))
+            output = await handler
+        finally:
+            if not handler.is_done():  # a workflow goes on by itself when nobody waits for it any more
+                await handler.cancel_run()
+        return str(output.response.content or "")
+
+
+def face(
+    name: FaceName, policy: PolicyAt, endpoint_of: EndpointOf | None = None, rendering: Rendering = "chat"
+) -> Face:
+    """Return a face by name.
+
+    Raises:
+        EvaluationError: There is no such face, or it does not have the rendering.
+    """
+    if name == "langgraph":
+        return LangGraphFace(policy, endpoint_of, rendering=rendering)
+    if name != "llamaindex":
+        raise EvaluationError(f"face is {name!r}; it must be langgraph or llamaindex")
+    if rendering != "chat":
+        raise EvaluationError(f"the LlamaIndex face has no {rendering} rendering: give --face langgraph")
+    return LlamaIndexFace(policy, endpoint_of)
+
+
+def asks(answer: str) -> bool:
+    """Say whether a policy's last words are a question, to which the user's next words are the reply."""
+    return answer.rstrip("*_\"')` \n").endswith("?")
+
+
+def decisions(task: Task, count: int) -> list[dict[str, str]]:
+    """Return what a task's person decides about so many destructive calls; no, where the task asks for none."""
+    return [{"type": "approve" if task.approval else "reject"}] * count
+
+
+def _only(changes: CatalogFilter, names: Collection[str]) -> CatalogFilter:
+    """Return what a filter says of these entries."""
+    return changes.model_copy(
+        update={
+            "allow": None if changes.allow is None else changes.allow & set(names),
+            "deny": changes.deny & set(names),
+            **{
+                part: {name: value for name, value in getattr(changes, part).items() if name in names}
+                for part in ("aliases", "prices", "latencies")
+            },
+        }
+    )
