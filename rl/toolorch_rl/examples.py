@@ -18,7 +18,7 @@ class ExampleError(ToolorchError, ValueError):
 def examples_of(
     rollouts: Iterable[Rollout],
     advantages: Mapping[str, float],
-    credits: Mapping[str, Mapping[int | None, float]] | None = None,
+    credit: Mapping[str, Mapping[int | None, float]] | None = None,
 ) -> list[Example]:
     """Return the examples of rollouts, row by row.
 
@@ -27,7 +27,7 @@ def examples_of(
     Args:
         rollouts: The runs.
         advantages: Of each run, by trace id.
-        credits: What the tokens of a graph node get on top, in the units of the advantages: by trace id and node index,
+        credit: What the tokens of a graph node get on top, in the units of the advantages: by trace id and node index,
             as `rewards.RunCredit.by_node` gives them (scaled by the caller). What stands under None, calls that no
             node is known to have asked for, goes to all trained tokens of the run.
 
@@ -42,7 +42,7 @@ def examples_of(
             raise ExampleError(f"the advantage of trace {rollout.trace_id} is {base}: it must be a number")
         if not (number := rollout.trained_tokens):
             raise ExampleError(f"trace {rollout.trace_id} trains no token: leave it out")
-        table = _table(rollout, base, (credits or {}).get(rollout.trace_id) or {})
+        table = _table(rollout, base, (credit or {}).get(rollout.trace_id) or {})
         for row in rollout.rows:
             earned = np.where(row.trained, table[row.nodes], np.float32(0.0))
             examples.append(Example(row, earned, row.trained * np.float32(1.0 / number)))

@@ -52,7 +52,7 @@ FIXES: dict[Reason, str] = {
 """What to do about each."""
 
 
-class RefusedTrace(ToolorchError, ValueError):
+class TraceRefusedError(ToolorchError, ValueError):
     """A captured run cannot be learnt from.
 
     Attributes:
@@ -69,16 +69,16 @@ class RefusedTrace(ToolorchError, ValueError):
 def check_ended(trace: Trace) -> None:
     """Refuse a run that has not ended, was cut off, lost events or has ids that are not the server's."""
     if trace.status is TraceStatus.RUNNING:
-        raise RefusedTrace(trace.id, Reason.RUNNING, "it has not ended")
+        raise TraceRefusedError(trace.id, Reason.RUNNING, "it has not ended")
     if trace.status is TraceStatus.INTERRUPTED:
-        raise RefusedTrace(trace.id, Reason.INTERRUPTED, "it waits for a person, or its process died")
+        raise TraceRefusedError(trace.id, Reason.INTERRUPTED, "it waits for a person, or its process died")
     if lost := trace.metadata.get("dropped"):
         counts = ", ".join(f"{number} by {reason}" for reason, number in dict(lost).items())
-        raise RefusedTrace(trace.id, Reason.LOST_EVENTS, f"events were lost ({counts})")
+        raise TraceRefusedError(trace.id, Reason.LOST_EVENTS, f"events were lost ({counts})")
     if trace.status is TraceStatus.ERROR and _died_asking(trace):
-        raise RefusedTrace(trace.id, Reason.CUT_OFF, "its last policy call failed")
+        raise TraceRefusedError(trace.id, Reason.CUT_OFF, "its last policy call failed")
     if not trace.exact:
-        raise RefusedTrace(trace.id, Reason.INEXACT, "not all of its ids are the server's own")
+        raise TraceRefusedError(trace.id, Reason.INEXACT, "not all of its ids are the server's own")
 
 
 def _died_asking(trace: Trace) -> bool:
@@ -93,7 +93,7 @@ def check_vocabulary(trace: Trace, ids: np.typing.NDArray[np.uint32], vocabulary
     """Refuse ids that the model does not have."""
     if len(ids) and int(ids.max()) >= vocabulary:
         detail = f"it holds token id {int(ids.max())}, and the model has {vocabulary} tokens"
-        raise RefusedTrace(trace.id, Reason.VOCABULARY, detail)
+        raise TraceRefusedError(trace.id, Reason.VOCABULARY, detail)
 
 
 def check_logprobs(trace: Trace, node: Node, turn: Turn, *, take_truncated: bool) -> None:
@@ -101,18 +101,18 @@ def check_logprobs(trace: Trace, node: Node, turn: Turn, *, take_truncated: bool
     where = f"node {node.index}"
     logprobs = node.logprobs
     if logprobs is None or not np.isfinite(logprobs).all():
-        raise RefusedTrace(trace.id, Reason.NO_LOGPROBS, f"{where} lacks them")
+        raise TraceRefusedError(trace.id, Reason.NO_LOGPROBS, f"{where} lacks them")
     temperature = temperature_of(turn)
     if temperature == 0.0:
-        raise RefusedTrace(trace.id, Reason.GREEDY, f"{where} was sampled at temperature 0, with certainty")
+        raise TraceRefusedError(trace.id, Reason.GREEDY, f"{where} was sampled at temperature 0, with certainty")
     mode = turn.logprobs_mode
     if mode not in ("processed_logprobs", "raw_logprobs", ""):
-        raise RefusedTrace(trace.id, Reason.OTHER_LOGPROBS, f"{where} has {mode}")
+        raise TraceRefusedError(trace.id, Reason.OTHER_LOGPROBS, f"{where} has {mode}")
     if mode != "processed_logprobs" and temperature != 1.0:
         named = mode or "log-probabilities of an unknown kind"
-        raise RefusedTrace(trace.id, Reason.OTHER_LOGPROBS, f"{where} has {named} at temperature {temperature:g}")
+        raise TraceRefusedError(trace.id, Reason.OTHER_LOGPROBS, f"{where} has {named} at temperature {temperature:g}")
     if not take_truncated and (names := truncation(turn.sampling)):
-        raise RefusedTrace(trace.id, Reason.TRUNCATED, f"{where} was sampled with {', '.join(names)}")
+        raise TraceRefusedError(trace.id, Reason.TRUNCATED, f"{where} was sampled with {', '.join(names)}")
 
 
 def temperature_of(turn: Turn) -> float:

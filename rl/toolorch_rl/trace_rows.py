@@ -19,7 +19,7 @@ from toolorch_integrations.node import ID_TYPE, LOGPROB_TYPE, Node
 from toolorch_integrations.trace import Trace
 from toolorch_rl.refusals import (
     Reason,
-    RefusedTrace,
+    TraceRefusedError,
     check_ended,
     check_logprobs,
     check_vocabulary,
@@ -35,7 +35,7 @@ class ReadTraces:
     """What was read of some traces, and what was refused."""
 
     rollouts: tuple[Rollout, ...]
-    refused: tuple[RefusedTrace, ...]
+    refused: tuple[TraceRefusedError, ...]
 
     @property
     def counts(self) -> Counter[Reason]:
@@ -61,11 +61,11 @@ def rollouts_of(
 ) -> ReadTraces:
     """Read traces, and keep account of those that are refused; the arguments are those of `rollout_of`."""
     read: list[Rollout] = []
-    refused: list[RefusedTrace] = []
+    refused: list[TraceRefusedError] = []
     for trace in traces:
         try:
             rollout = rollout_of(trace, vocabulary=vocabulary, off_policy=off_policy, take_truncated=take_truncated)
-        except RefusedTrace as error:
+        except TraceRefusedError as error:
             refused.append(error)
         else:
             read.append(rollout)
@@ -91,13 +91,13 @@ def rollout_of(
             all the same. Ratios of probabilities are then biased; see `refusals.truncation`.
 
     Raises:
-        RefusedTrace: The run cannot be learnt from.
+        TraceRefusedError: The run cannot be learnt from.
     """
     check_ended(trace)
     nodes = trace.graph.nodes
     sampled = [node for node in nodes if node.ids and node.turn is not None and node.turn.is_policy]
     if not sampled:
-        raise RefusedTrace(trace.id, Reason.NOTHING_SAMPLED, "the policy sampled no token of it")
+        raise TraceRefusedError(trace.id, Reason.NOTHING_SAMPLED, "the policy sampled no token of it")
     for node in sampled:
         if node.turn is not None and off_policy:
             check_logprobs(trace, node, node.turn, take_truncated=take_truncated)
@@ -106,7 +106,7 @@ def rollout_of(
         check_vocabulary(trace, tokens.ids, vocabulary)
     rows = tuple(_rows(trace, tokens, {node.index for node in sampled}))
     if not rows:
-        raise RefusedTrace(trace.id, Reason.NOTHING_SAMPLED, "every sampled token stands without a prompt")
+        raise TraceRefusedError(trace.id, Reason.NOTHING_SAMPLED, "every sampled token stands without a prompt")
     versions = dict.fromkeys(node.turn.model for node in sampled if node.turn is not None)
     return Rollout(trace.id, rows, tuple(versions))
 
@@ -156,7 +156,7 @@ def _rows(trace: Trace, tokens: _Tokens, sampled: set[int]) -> Iterable[Row]:
             continue
         for index in path:
             if not nodes[index].exact:
-                raise RefusedTrace(trace.id, Reason.INEXACT, f"node {index} lacks the server's ids")
+                raise TraceRefusedError(trace.id, Reason.INEXACT, f"node {index} lacks the server's ids")
         row = _row(trace.id, tokens, path, sum(index in taken for index in path))
         taken.update(path)
         if row.trained.any():

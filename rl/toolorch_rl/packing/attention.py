@@ -66,7 +66,9 @@ def tree_attention(
         out = attend(query, key, value, mask, scale, sinks, softcap)
     else:
         tree.calls += 1
-        out = _TreeAttention.apply(query, key, value, sinks, tree, scale, sliding_window, softcap)
+        out = _TreeAttention.apply(  # type: ignore[no-untyped-call]
+            query, key, value, sinks, tree, scale, sliding_window, softcap
+        )
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -134,7 +136,7 @@ class _TreeAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, sinks = ctx.saved_tensors
         tree, scale, window, softcap = ctx.settings
@@ -148,7 +150,8 @@ class _TreeAttention(torch.autograd.Function):
             leaves = [query[:, :, part], chunk.gather(key), chunk.gather(value)] + ([] if sinks is None else [sinks])
             leaves = [leaf.detach().requires_grad_() for leaf in leaves]
             with torch.enable_grad():
-                out = attend(*leaves[:3], chunk.mask, scale, None if sinks is None else leaves[3], softcap)
+                sink = None if sinks is None else leaves[3]
+                out = attend(leaves[0], leaves[1], leaves[2], chunk.mask, scale, sink, softcap)
             by_query[:, :, part], keys, values, *rest = torch.autograd.grad(out, leaves, grad[:, :, part])
             at = 0
             for start, stop in chunk.spans:
@@ -157,5 +160,5 @@ class _TreeAttention(torch.autograd.Function):
                 at += stop - start
             if by_sink is not None:
                 by_sink += rest[0]
-        sink = None if sinks is None or by_sink is None else by_sink.to(sinks.dtype)
-        return by_query, by_key.to(key.dtype), by_value.to(value.dtype), sink, None, None, None, None
+        by_sink = None if by_sink is None else by_sink.to(sinks.dtype)
+        return by_query, by_key.to(key.dtype), by_value.to(value.dtype), by_sink, None, None, None, None

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 
 from toolorch_rl.packing.errors import PackingError
-from toolorch_rl.packing.plan import TreePlan
 from toolorch_rl.packing.models import Attention, unwrapped
+from toolorch_rl.packing.plan import TreePlan
 from toolorch_rl.packing.trie import PackedRows
 
 _plain_heads: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
@@ -51,7 +51,7 @@ class Decoder:
             arguments["tree"] = plan
         wanted = self._tensor(sources)
         if self.split:
-            out = self.inner.get_decoder()(**arguments).last_hidden_state[0, wanted]
+            out: torch.Tensor = self.inner.get_decoder()(**arguments).last_hidden_state[0, wanted]
         else:
             out = self.model(**arguments, logits_to_keep=wanted).logits[0]
         if self.way is Attention.CHUNKED and not plan.calls:
@@ -60,7 +60,8 @@ class Decoder:
 
     def logits(self, out: torch.Tensor) -> torch.Tensor:
         """Return the logits of some of what the decoder gave."""
-        return self.inner.get_output_embeddings()(out) if self.split else out
+        logits: torch.Tensor = self.inner.get_output_embeddings()(out) if self.split else out
+        return logits
 
     def _masks(self, plan: TreePlan) -> Any:
         """Return what `attention_mask` has to be; transformers hands ready masks on as they are."""

@@ -19,7 +19,7 @@ class Attention(StrEnum):
     CHUNKED = "chunked"
     """In chunks of queries, on any device; see `attention`."""
     FLEX = "flex"
-    """FlexAttention with a block mask: compiled, fastest on a GPU. PyTorch has no backward pass of it on a CPU."""
+    """FlexAttention with a block mask: compiled, for GPUs."""
     DENSE = "dense"
     """The model's own SDPA or eager attention with a mask of N x N: for short tries, and to check the others by."""
     PADDED = "padded"
@@ -72,6 +72,12 @@ def support(model: torch.nn.Module) -> Support:
     return Support((*ways, Attention.PADDED))
 
 
+_MISSING = {
+    Attention.CHUNKED: "its attention does not go through transformers' AttentionInterface",
+    Attention.FLEX: "it lacks FlexAttention, or it is on a CPU, where PyTorch has no backward pass of it",
+}
+
+
 def _cannot_share(model: Any) -> str:
     config = model.config.get_text_config()
     if getattr(config, "is_encoder_decoder", False):
@@ -104,10 +110,8 @@ def set_attention(model: torch.nn.Module, attention: Attention | str | None = No
     inner = unwrapped(model)
     found = support(model)
     way = found.ways[0] if attention is None else Attention(attention)
-    # FlexAttention also runs on a CPU, forwards: fit for a look, so it is not among the ways that are offered there.
-    flex = way is Attention.FLEX and found.shares and getattr(inner, "_supports_flex_attn", False)
-    if way not in found.ways and not flex:
-        why = found.reason or "its attention does not go through transformers' AttentionInterface"
+    if way not in found.ways:
+        why = found.reason or _MISSING[way]
         raise PackingError(
             f"{type(inner).__name__} cannot read packed rows with {way.value} attention: {why}; "
             f"it supports {', '.join(found.ways)}"

@@ -79,9 +79,14 @@ class TreePlan:
             seen = (key <= query) & (query < ends[key])
             return seen if window is None else seen & (positions[query] - positions[key] < window)
 
-        lists = [part for pattern in (some & ~every, every) for part in _listed(pattern, self.device)]
         number = len(self.packed)
-        return BlockMask.from_kv_blocks(*lists, BLOCK_SIZE=(size, size), mask_mod=sees, seq_lengths=(number, number))
+        return BlockMask.from_kv_blocks(
+            *_listed(some & ~every, self.device),
+            *_listed(every, self.device),
+            BLOCK_SIZE=(size, size),
+            mask_mod=sees,
+            seq_lengths=(number, number),
+        )
 
     def _find(self, start: int, stop: int, window: int | None) -> tuple[tuple[int, int], ...]:
         before = self.packed.subtree_end[:start] > start

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +79,7 @@ def pack(rows: Sequence[Ids], budget: int | None = None) -> list[PackedRows]:
     cuts = [0, len(ordered)] if budget is None else _cuts(lengths, shared, budget)
     return [
         _trie(order[start:stop], ordered[start:stop], [0, *shared[start + 1 : stop].tolist()])
-        for start, stop in zip(cuts[:-1], cuts[1:], strict=True)
+        for start, stop in pairwise(cuts)
     ]
 
 
