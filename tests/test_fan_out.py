@@ -96,7 +96,7 @@ def test_coroutines_are_cancelled_when_the_iterator_is_closed() -> None:
     outcomes = fan_out(work, range(2), workers=2, backend="asyncio")
     assert next(outcomes).result() == 0
     outcomes.close()  # type: ignore[attr-defined]
-    assert cancelled.is_set()
+    assert cancelled.wait(30)
 
 
 def test_an_error_of_the_items_themselves_comes_through() -> None:

@@ -11,8 +11,9 @@ import pickle
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar, cast, get_args
+from typing import Any, Generic, Literal, TypeVar, cast, get_args, overload
 
 from toolorch_integrations.errors import ToolorchError
 from toolorch_rl import pools
@@ -57,8 +58,34 @@ class Outcome(Generic[Item, Result]):
         return cast(Result, self.value)
 
 
+@overload
 def fan_out(
-    function: Callable[[Item], Result] | Callable[[Item], Awaitable[Result]],
+    function: Callable[[Item], Awaitable[Result]],
+    items: Iterable[Item],
+    workers: int = ...,
+    backend: Backend = ...,
+    *,
+    at_once: int = ...,
+    retries: int = ...,
+    cpus: float = ...,
+) -> Iterator[Outcome[Item, Result]]: ...
+
+
+@overload
+def fan_out(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int = ...,
+    backend: Backend = ...,
+    *,
+    at_once: int = ...,
+    retries: int = ...,
+    cpus: float = ...,
+) -> Iterator[Outcome[Item, Result]]: ...
+
+
+def fan_out(
+    function: Callable[[Item], Any],
     items: Iterable[Item],
     workers: int = 4,
     backend: Backend = "threads",
@@ -66,7 +93,7 @@ def fan_out(
     at_once: int = 1,
     retries: int = 2,
     cpus: float = 1.0,
-) -> Iterator[Outcome[Item, Result]]:
+) -> Iterator[Outcome[Item, Any]]:
     """Work on items, `workers` times `at_once` of them side by side; give the outcomes as they come.
 
     Items are drawn from the iterable only as there is room for them. Closing the iterator drops what has not begun.
@@ -97,6 +124,24 @@ def fan_out(
     except pools.PoolError as error:
         raise FanOutError(str(error)) from error
     return _outcomes(pool, items, retries)
+
+
+@contextmanager
+def ray_cluster(workers: int, cpus: float = 1.0) -> Iterator[None]:
+    """Stay in one Ray cluster for as long as the `with` block lasts, for several calls of `fan_out`.
+
+    Raises:
+        FanOutError: Ray is not installed, or its cluster cannot be joined.
+    """
+    try:
+        ray, started = pools.joined(workers * cpus)
+    except pools.PoolError as error:
+        raise FanOutError(str(error)) from error
+    try:
+        yield
+    finally:
+        if started:
+            ray.shutdown()
 
 
 @dataclass(slots=True)

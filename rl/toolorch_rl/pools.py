@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import multiprocessing
 import os
 import sys
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,36 +61,32 @@ class ThreadPool:
 
 
 class LoopPool:
-    """Coroutines on an event loop of their own, in a thread, so that the caller may have a loop too."""
+    """Coroutines on an event loop in a thread of its own, so that the caller may have a loop too.
+
+    A process has one such loop: connections cannot move between loops, and those that stand are used again.
+    """
 
     def __init__(self, function: Function, workers: int) -> None:
         self.slots = workers
         self._function = function
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="fan-out", daemon=True)
-        self._thread.start()
+        self._loop = _loop()
+        self._running: set[Future[Any]] = set()
 
     def submit(self, item: Any) -> Future[Any]:
         """Begin with an item."""
-        return asyncio.run_coroutine_threadsafe(self._function(item), self._loop)
+        future = asyncio.run_coroutine_threadsafe(self._function(item), self._loop)
+        self._running.add(future)
+        return future
 
     def release(self, future: Future[Any]) -> bool:
         """Say no: a coroutine does not die alone."""
+        self._running.discard(future)
         return False
 
     def close(self) -> None:
-        """Cancel what is under way and end the loop."""
-        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_forever()
-        finally:
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
+        """Cancel what is under way."""
+        for future in self._running:
+            future.cancel()
 
 
 class ProcessPool:
@@ -132,7 +130,7 @@ class RayPool:
 
     def __init__(self, function: Function, workers: int, at_once: int, cpus: float) -> None:
         self.slots = workers * at_once
-        self._ray, self._started = _joined(workers * cpus)
+        self._ray, self._started = joined(workers * cpus)
         total = self._ray.cluster_resources().get("CPU", 0.0)
         if total < workers * cpus:  # or the actors that do not fit would be waited for without end
             self.close()
@@ -197,8 +195,12 @@ def is_async(function: Function) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
-def _joined(cpus: float) -> tuple[Any, bool]:
-    """Return Ray, in a cluster, and whether the cluster is to be left when the work is done."""
+def joined(cpus: float) -> tuple[Any, bool]:
+    """Return Ray, in a cluster, and whether the cluster is to be left when the work is done.
+
+    Raises:
+        PoolError: Ray is not installed, or its cluster cannot be joined.
+    """
     try:
         import ray
     except ImportError as error:
@@ -208,9 +210,8 @@ def _joined(cpus: float) -> tuple[Any, bool]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
     address = os.environ.get("RAY_ADDRESS")
     if not address:
-        cores = max(int(-(-cpus // 1)), 1)
         paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)  # workers import what this process can
-        options |= {"address": "local", "num_cpus": cores, "include_dashboard": False}
+        options |= {"address": "local", "num_cpus": max(math.ceil(cpus), 1), "include_dashboard": False}
         options["runtime_env"] = {"env_vars": {"PYTHONPATH": paths}}
     try:
         ray.init(**options)
@@ -219,8 +220,11 @@ def _joined(cpus: float) -> tuple[Any, bool]:
     return ray, True
 
 
-async def _cancel_others() -> None:
-    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="fan-out", daemon=True).start()
+    return loop
+
+
+os.register_at_fork(after_in_child=_loop.cache_clear)  # threads do not survive a fork

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from toolorch_rl.environments import Environment, EnvironmentCallError, changes
+from toolorch_rl.environments import EntitySpec, Environment, EnvironmentCallError, State, changes
 from toolorch_rl.replay import verify
 from toolorch_rl.synthesis.domains import Domain, domain, domains
 from toolorch_rl.synthesis.mix import COUNT, Mix
@@ -114,14 +114,6 @@ def _task(task_id: str, pattern: Pattern, template: str, scene: Scene, outline: 
                 del call.sources[argument]  # the request itself tells the id
     calls = [call for turn in turns for call in turn]
     around = world(scene.draw, list(scene.environment.operations), [call.name for call in calls], len(turns))
-    touched = set(state.touched)
-    spared = [
-        (entity.name, key)
-        for entity in scene.domain.order
-        if any(name == entity.name for name, _ in touched)
-        for key in scene.initial.rows[entity.name]
-        if (entity.name, key) not in touched
-    ]
     return Task(
         id=task_id,
         domain=scene.domain.name,
@@ -134,7 +126,7 @@ def _task(task_id: str, pattern: Pattern, template: str, scene: Scene, outline: 
         answer=outline.answer,
         changes=changes(scene.initial, state),
         must_say=tuple(outline.must_say),
-        forbidden=tuple(sorted(scene.draw.sample(spared, min(len(spared), 2)))),
+        forbidden=spared(scene.draw, scene.domain.order, scene.initial, state.touched),
         approval=scene.approval if scene.asked_destructive else None,
         preferences=around.preferences,
         budget=around.budget,
@@ -142,3 +134,18 @@ def _task(task_id: str, pattern: Pattern, template: str, scene: Scene, outline: 
         specialists=around.specialists,
         price_table=around.price_table,
     )
+
+
+def spared(
+    draw: random.Random, entities: Iterable[EntitySpec], initial: State, touched: Iterable[tuple[str, str]]
+) -> tuple[tuple[str, str], ...]:
+    """Draw two entries that no call may change, among the untouched ones of entities of which others are touched."""
+    changed = set(touched)
+    rest = [
+        (entity.name, key)
+        for entity in entities
+        if any(name == entity.name for name, _ in changed)
+        for key in initial.rows[entity.name]
+        if (entity.name, key) not in changed
+    ]
+    return tuple(sorted(draw.sample(rest, min(len(rest), 2))))

@@ -174,7 +174,7 @@ class Scene:
     def next_turn(self) -> None:
         """Begin another turn: what the calls so far have told can be used in it."""
         for call in self.turns[-1]:
-            for path, value in _ids_in(self.results.get(call.id)):
+            for path, value in ids_in(self.results.get(call.id)):
                 self._sources.setdefault(value, f"{call.id}:{path}")
         self.turns.append([])
 
@@ -240,7 +240,7 @@ class Scene:
         raise UnfitError
 
 
-def _ids_in(result: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def ids_in(result: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Give path and value of all ids in a result."""
     if isinstance(result, dict):
         for name, value in result.items():
@@ -248,11 +248,11 @@ def _ids_in(result: Any, path: str = "") -> Iterator[tuple[str, str]]:
             if isinstance(value, str) and (name == "id" or name.endswith("_id")):
                 yield here, value
             elif isinstance(value, dict | list):
-                yield from _ids_in(value, here)
+                yield from ids_in(value, here)
     elif isinstance(result, list):
         for index, item in enumerate(result):
             here = f"{path}[{index}]"
             if isinstance(item, str):
                 yield here, item
             else:
-                yield from _ids_in(item, here)
+                yield from ids_in(item, here)
