@@ -30,6 +30,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from toolorch_integrations.entry import Price
 from toolorch_integrations.errors import EndpointError
+from toolorch_integrations.overrides import overrides_for
 from toolorch_integrations.tokens import AsyncTokenTransport, TokenTransport, TokenTurns
 
 EXACT_KEYS = ("prompt_token_ids", "token_ids", "logprobs")
@@ -123,6 +124,10 @@ class ChatPolicy(BaseChatOpenAI):
                 retryable=True,
             )
         return data
+
+    @property
+    def _default_params(self) -> dict[str, Any]:
+        return {**super()._default_params, **overrides_for(self.openai_api_base)}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)

@@ -54,6 +54,7 @@ from toolorch_integrations.llamaindex.instrumentation import (
     request_in,
 )
 from toolorch_integrations.llamaindex.specialists import SPECIALIST_TAGS
+from toolorch_integrations.overrides import overrides_for
 from toolorch_integrations.recorder import Recorder
 from toolorch_integrations.run import Run
 
@@ -236,7 +237,7 @@ class CaptureHandler:
             time.time(),
             time.perf_counter(),
             messages,
-            event.additional_kwargs,
+            {**event.additional_kwargs, **overrides_for(getattr(span.llm, "api_base", None))},
             span.llm,
             span.agent,
         )

@@ -22,6 +22,7 @@ from llama_index.llms.openai_like import OpenAILike  # type: ignore[import-untyp
 
 from toolorch_integrations.entry import Price
 from toolorch_integrations.errors import EndpointError
+from toolorch_integrations.overrides import overrides_for
 from toolorch_integrations.llamaindex.completion import StreamedReply, response_of
 from toolorch_integrations.llamaindex.messages import to_openai
 from toolorch_integrations.tokens import AsyncTokenTransport, TokenTransport, TokenTurns
@@ -186,6 +187,7 @@ class PolicyLLM(OpenAILike):  # type: ignore[misc]
         if self.exact:
             body["return_token_ids"] = True
         body |= given.get("extra_body") or {}
+        body |= overrides_for(self.api_base)
         options = {
             "headers": given.get("extra_headers"),
             "params": given.get("extra_query"),

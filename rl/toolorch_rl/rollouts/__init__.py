@@ -1,0 +1,28 @@
+"""Rollouts: the user's own app run on tasks, many times at once, each run captured exactly, judged and rewarded."""
+
+from toolorch_rl.rollouts.attempt import Sampling
+from toolorch_rl.rollouts.context import RolloutContext, current_rollout
+from toolorch_rl.rollouts.errors import PolicyDownError, RolloutError
+from toolorch_rl.rollouts.groups import FinishedRun, Group, Loss, LostRun, report, rewards_of
+from toolorch_rl.rollouts.runner import RolloutSettings, collect
+from toolorch_rl.rollouts.server import PolicyServer
+from toolorch_rl.rollouts.spread import rollouts, spread_rollouts
+
+__all__ = [
+    "FinishedRun",
+    "Group",
+    "Loss",
+    "LostRun",
+    "PolicyDownError",
+    "PolicyServer",
+    "RolloutContext",
+    "RolloutError",
+    "RolloutSettings",
+    "Sampling",
+    "collect",
+    "current_rollout",
+    "report",
+    "rewards_of",
+    "rollouts",
+    "spread_rollouts",
+]
