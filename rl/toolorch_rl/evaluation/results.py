@@ -29,6 +29,7 @@ class TaskResult(BaseModel):
         seconds: Wall clock during which a call was under way; None: no call was timed.
         reward: What the run was worth, on whatever scale its maker chose; None: it was not rewarded.
         calls: Tool and specialist calls that were made, by catalogue name.
+        answer: The run's last words.
         reason: Why it is not solved, or how it failed; empty when it is solved.
         failed: It came to no end of its own: it crashed, timed out, or its policy could not be asked.
         scores: How its calls compare with the golden ones; None: there was nothing to compare.
@@ -45,6 +46,7 @@ class TaskResult(BaseModel):
     seconds: float | None = Field(None, ge=0, allow_inf_nan=False)
     reward: float | None = Field(None, allow_inf_nan=False)
     calls: Mapping[str, int] = Field(default_factory=dict)
+    answer: str = ""
     reason: str = ""
     failed: bool = False
     scores: RunScores | None = None

@@ -106,6 +106,7 @@ def _judged(
     notes = [failure or ("" if right else verdict.reason), f"capture lost {lost} events" if lost else ""]
     return TaskResult.of(features, task.id, task.pattern, task.domain).model_copy(
         update={
+            "answer": answer,
             "reason": "; ".join(note for note in notes if note),
             "failed": bool(failure),
             "scores": score(MeasuredRun.of(task, seen)),
