@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -189,11 +189,15 @@ def write_tasks(path: str | Path, tasks: Iterable[Task]) -> int:
     return count
 
 
-def read_tasks(path: str | Path) -> Iterator[Task]:
+def read_tasks(path: str | Path, broken: Callable[[str], None] | None = None) -> Iterator[Task]:
     """Read tasks from JSON lines.
 
+    Args:
+        path: The file.
+        broken: Is told of each line that is no task, so that the rest goes on.
+
     Raises:
-        TaskError: A line is no task; the message names file, line and field.
+        TaskError: A line is no task, and nobody is told; the message names file, line and field.
     """
     with Path(path).open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
@@ -202,4 +206,7 @@ def read_tasks(path: str | Path) -> Iterator[Task]:
             try:
                 yield Task.from_json(line)
             except TaskError as error:
-                raise TaskError(f"{path}, line {number}: {error}") from error
+                message = f"{path}, line {number}: {error}"
+                if broken is None:
+                    raise TaskError(message) from error
+                broken(message)

@@ -9,7 +9,6 @@ from toolorch_rl.evaluation.baselines import (
     Cascade,
     Oracle,
     RandomChoice,
-    Trials,
     agreeing,
     all_baselines,
     answered,
@@ -23,6 +22,7 @@ from toolorch_rl.evaluation.report import Report, report
 from toolorch_rl.evaluation.results import ResultsFile, TaskResult, read_results, write_results
 from toolorch_rl.evaluation.run import evaluate, run_task
 from toolorch_rl.evaluation.task_baselines import task_baselines
+from toolorch_rl.evaluation.trials import Trials
 
 __all__ = [
     "COMPARED",

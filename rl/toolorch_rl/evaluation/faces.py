@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from toolorch_integrations.langgraph import ChatPolicy
     from toolorch_integrations.llamaindex import PolicyLLM
 
-FaceName = Literal["langgraph", "llamaindex"]
 Rendering = Literal["chat", "select"]
 EndpointOf = Callable[[Specialist], Endpoint]
 """Says where a specialist answers that has no endpoint of its own."""
@@ -225,20 +224,25 @@ class LlamaIndexFace(_Face):
 
 
 def face(
-    name: FaceName, policy: PolicyAt, endpoint_of: EndpointOf | None = None, rendering: Rendering = "chat"
+    name: str,
+    policy: PolicyAt,
+    endpoint_of: EndpointOf | None = None,
+    *,
+    rendering: Rendering = "chat",
+    specialists: bool = True,
 ) -> Face:
-    """Return a face by name.
+    """Return a face by name, `langgraph` or `llamaindex`.
 
     Raises:
         EvaluationError: There is no such face, or it does not have the rendering.
     """
     if name == "langgraph":
-        return LangGraphFace(policy, endpoint_of, rendering=rendering)
+        return LangGraphFace(policy, endpoint_of, specialists, rendering)
     if name != "llamaindex":
         raise EvaluationError(f"face is {name!r}; it must be langgraph or llamaindex")
     if rendering != "chat":
         raise EvaluationError(f"the LlamaIndex face has no {rendering} rendering: give --face langgraph")
-    return LlamaIndexFace(policy, endpoint_of)
+    return LlamaIndexFace(policy, endpoint_of, specialists)
 
 
 def asks(answer: str) -> bool:
