@@ -83,7 +83,8 @@ def check_ended(trace: Trace) -> None:
 
 def _died_asking(trace: Trace) -> bool:
     """Whether the last thing that was asked of the policy failed."""
-    failed = [e.started for e in trace.calls if e.call.kind is CallKind.POLICY and e.call.status is not CallStatus.OK]
+    policy = (entry for entry in trace.calls if entry.call.kind is CallKind.POLICY)
+    failed = [entry.started for entry in policy if entry.call.status in (CallStatus.ERROR, CallStatus.TIMEOUT)]
     turns = (node.turn for node in trace.graph.nodes)
     answered = max((turn.started for turn in turns if turn is not None and turn.is_policy), default=0.0)
     return bool(failed) and max(failed) >= answered

@@ -8,7 +8,7 @@ few ranges of tokens and the chunk itself, and the work is what the rows' own at
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,21 +38,25 @@ class Chunk:
         return torch.cat([values[:, :, start:stop] for start, stop in self.spans], dim=2)
 
 
-@dataclass(slots=True, eq=False)
 class TreePlan:
-    """What attention over packed rows needs to know of them, on one device."""
+    """What attention over packed rows needs to know of them, on one device.
 
-    packed: PackedRows
-    device: torch.device
-    calls: int = 0
-    """How many attention layers have used the plan."""
-    _ends: torch.Tensor = field(init=False)
-    _positions: torch.Tensor = field(init=False)
-    _spans: dict[int | None, list[tuple[tuple[int, int], ...]]] = field(init=False, default_factory=dict)
+    It travels to the attention layers among their arguments, so it is opaque on purpose: wrappers of models (FSDP,
+    accelerate) take dataclasses apart to move and cast the tensors in them.
 
-    def __post_init__(self) -> None:
-        self._ends = torch.as_tensor(self.packed.subtree_end, device=self.device)
-        self._positions = torch.as_tensor(self.packed.positions, device=self.device)
+    Attributes:
+        packed: The rows.
+        device: Where attention is computed.
+        calls: How many attention layers have used the plan.
+    """
+
+    def __init__(self, packed: PackedRows, device: torch.device) -> None:
+        self.packed = packed
+        self.device = device
+        self.calls = 0
+        self._ends = torch.as_tensor(packed.subtree_end, device=device)
+        self._positions = torch.as_tensor(packed.positions, device=device)
+        self._spans: dict[int | None, list[tuple[tuple[int, int], ...]]] = {}
 
     def chunks(self, window: int | None = None) -> Iterator[Chunk]:
         """Yield the chunks of queries; `window` is how many tokens of its row a query sees, itself included."""
