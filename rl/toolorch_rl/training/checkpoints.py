@@ -74,6 +74,9 @@ class Guarded(_Base):
                 "dtype float32 or a smaller `truncate` may help"
             )
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write none: the card of a trained policy is `toolorch.json`."""
+
     def extra_state(self) -> dict[str, Any]:
         """Return what a checkpoint holds besides the trainer's own, as JSON."""
         return {}
@@ -91,7 +94,7 @@ class Guarded(_Base):
                 for old in checkpoints(root)[: -self.keep]:
                     shutil.rmtree(old, ignore_errors=True)
         except Exception as error:
-            reason = _why_not_written(error, root)
+            reason = reason_not_written(error, root)
             if reason is None:
                 raise
             shutil.rmtree(folder, ignore_errors=True)
@@ -127,7 +130,7 @@ def _sync(folder: Path) -> None:
                 os.close(handle)
 
 
-def _why_not_written(error: BaseException, folder: Path) -> str | None:
+def reason_not_written(error: BaseException, folder: Path) -> str | None:
     """Return why a write failed, in words; None: it was something else.
 
     safetensors and torch raise errors of their own, with the system's reason only in their text.

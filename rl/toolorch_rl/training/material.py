@@ -17,6 +17,7 @@ from toolorch_rl.trace_rows import rollouts_of
 from toolorch_rl.training.corpus import Corpus, Run, assess, corpus_of
 from toolorch_rl.training.errors import TrainingError
 from toolorch_rl.training.preferences import labelled, pairs_of
+from toolorch_rl.training.rendering import rendered_rollout
 from toolorch_rl.training.replay_source import ReplayRun, ReplaySource
 from toolorch_rl.training.settings import Method, TrainSettings
 from toolorch_rl.training.source import ExampleSource
@@ -64,20 +65,21 @@ def material_of(traces: Sequence[Trace], settings: TrainSettings, tokenizer: Any
     text_config = config.get_text_config()
     longest = settings.max_length or int(getattr(text_config, "max_position_embeddings", 0)) or 2**31
     corpus = corpus_of(traces, settings)
-    rollouts = _read(corpus, settings, int(text_config.vocab_size))
+    rollouts, rendered = _read(corpus, settings, tokenizer, int(text_config.vocab_size))
     check_tokenizer([run.trace for run in corpus.runs], tokenizer, int(text_config.vocab_size))
     if settings.method is Method.REPLAY:
         _drop_unfit(corpus, rollouts, settings, longest)
     if corpus.runs:
         assess(corpus, settings)
-    made = _MAKERS[settings.method](corpus, rollouts, settings, tokenizer, longest)
+    made = _MAKERS[settings.method](corpus, rollouts, settings, longest)
     made.refused = {**corpus.refused, **made.refused}
-    made.counts = {"traces": corpus.read, "runs": len(corpus.runs), **made.counts}
+    kept = sum(run.trace.id in rendered for run in corpus.runs)
+    made.counts = {"traces": corpus.read, "runs": len(corpus.runs), "runs rendered again": kept, **made.counts}
     made.versions = list(dict.fromkeys(name for run in corpus.runs for name in run.trace.policy_versions))
     return made
 
 
-def _sft(corpus: Corpus, rollouts: Rollouts, settings: TrainSettings, tok: Any, longest: int) -> Material:
+def _sft(corpus: Corpus, rollouts: Rollouts, settings: TrainSettings, longest: int) -> Material:
     corpus.need(1, "sft needs a run that solved its task")
     chosen = best_runs(corpus, settings)
     if not chosen:
@@ -86,15 +88,14 @@ def _sft(corpus: Corpus, rollouts: Rollouts, settings: TrainSettings, tok: Any, 
             f"sft needs a solved run that earned more than {settings.min_reward:g}: of {len(corpus.runs)} runs "
             f"{solved} solved their task, and none earned that; lower min_reward, or capture more runs"
         )
-    rows, counts, refused = supervised_rows(chosen, rollouts, tok, longest)
+    rows, refused = supervised_rows(chosen, rollouts, longest)
     if not rows:
         raise TrainingError(f"sft has no row left of {len(chosen)} runs: {_text(refused)}")
-    return Material(
-        _steps(settings, len(rows)), rows, counts={"best runs": len(chosen), **counts}, refused=dict(refused)
-    )
+    counts = {"best runs": len(chosen), "rows": len(rows)}
+    return Material(_steps(settings, len(rows)), rows, counts=counts, refused=dict(refused))
 
 
-def _dpo(corpus: Corpus, rollouts: Rollouts, settings: TrainSettings, tok: Any, longest: int) -> Material:
+def _dpo(corpus: Corpus, rollouts: Rollouts, settings: TrainSettings, longest: int) -> Material:
     corpus.need(2, "dpo compares runs of the same task, and needs two")
     found = pairs_of(corpus, rollouts, settings, longest)
     if not found.rows:
@@ -109,7 +110,7 @@ def _dpo(corpus: Corpus, rollouts: Rollouts, settings: TrainSettings, tok: Any, 
     return Material(_steps(settings, len(found.rows)), found.rows, counts=found.counts, refused=dict(found.refused))
 
 
-def _kto(corpus: Corpus, rollouts: Rollouts, settings: TrainSettings, tok: Any, longest: int) -> Material:
+def _kto(corpus: Corpus, rollouts: Rollouts, settings: TrainSettings, longest: int) -> Material:
     corpus.need(2, "kto needs good and bad runs")
     found = labelled(corpus, rollouts, settings, longest)
     if not found.counts["good"] or not found.counts["bad"]:
@@ -121,7 +122,7 @@ def _kto(corpus: Corpus, rollouts: Rollouts, settings: TrainSettings, tok: Any, 
     return Material(_steps(settings, len(found.rows)), found.rows, counts=found.counts, refused=dict(found.refused))
 
 
-def _replay(corpus: Corpus, rollouts: Rollouts, settings: TrainSettings, tok: Any, longest: int) -> Material:
+def _replay(corpus: Corpus, rollouts: Rollouts, settings: TrainSettings, longest: int) -> Material:
     corpus.need(2, "replay compares runs, and needs two")
     charges = {}
     if corpus.rewards is not None and settings.credit == "call":
@@ -158,14 +159,28 @@ def _steps(settings: TrainSettings, items: int) -> int:
     return settings.steps or math.ceil(settings.epochs * items / min(settings.batch, items))
 
 
-def _read(corpus: Corpus, settings: TrainSettings, vocabulary: int) -> Rollouts:
-    """Read the runs' ids; leave out what the method cannot take without them."""
+def _read(
+    corpus: Corpus, settings: TrainSettings, tokenizer: Any, vocabulary: int
+) -> tuple[dict[str, Rollout], set[str]]:
+    """Return the runs' ids, and which of them the template rendered; leave out what the method cannot take.
+
+    Where no log-probabilities are needed, runs without exact ids are rendered again. What stopped halfway stays out.
+    """
     traces = [run.trace for run in corpus.runs]
-    read = rollouts_of(traces, vocabulary=vocabulary, off_policy=settings.method is Method.REPLAY)
-    # Messages can be rendered again for sft; what stopped halfway cannot be finished.
-    taken = {Reason.INEXACT} if settings.method is Method.SFT else set()
-    corpus.drop((one.trace_id, one.reason.value) for one in read.refused if one.reason not in taken)
-    return {rollout.trace_id: rollout for rollout in read.rollouts}
+    exact_only = settings.method is Method.REPLAY
+    read = rollouts_of(traces, vocabulary=vocabulary, off_policy=exact_only)
+    rollouts = {rollout.trace_id: rollout for rollout in read.rollouts}
+    reasons = {one.trace_id: one.reason.value for one in read.refused}
+    inexact = {one.trace_id for one in read.refused if one.reason is Reason.INEXACT and not exact_only}
+    for trace in traces:
+        if trace.id in inexact:
+            try:
+                rollouts[trace.id] = rendered_rollout(trace, tokenizer)
+                del reasons[trace.id]
+            except TrainingError as error:
+                reasons[trace.id] = str(error)
+    corpus.drop(reasons.items())
+    return rollouts, inexact
 
 
 def _drop_unfit(corpus: Corpus, rollouts: Rollouts, settings: TrainSettings, longest: int) -> None:

@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from toolorch_integrations.events import Message
+from toolorch_integrations.node import Node
 from toolorch_integrations.trace import Trace
+from toolorch_rl.rows import Rollout, Row
 from toolorch_rl.training.errors import TrainingError
 
-Ids = npt.NDArray[np.int64]
-Rendered = tuple[Ids, npt.NDArray[np.bool_]]
-"""Ids, and which of them the policy wrote."""
+Ids = npt.NDArray[np.uint32]
 
 
-def rendered_rows(trace: Trace, tokenizer: Any) -> list[Rendered]:
-    """Return what the policy wrote in a run, with what it saw, in the template's tokens.
+def rendered_rollout(trace: Trace, tokenizer: Any) -> Rollout:
+    """Return what the policy wrote in a run, after what it saw, in the template's tokens; no log-probabilities.
 
     Turns of a path whose renderings extend each other are one row; a template that drops earlier reasoning, say, gives
     a row for each turn.
@@ -27,24 +27,38 @@ def rendered_rows(trace: Trace, tokenizer: Any) -> list[Rendered]:
     Raises:
         TrainingError: The template refuses the messages, or does not render a reply after its prompt.
     """
-    rows: list[Rendered] = []
+    rows: list[Row] = []
     done: set[int] = set()
     for path in trace.paths():
-        row: Rendered | None = None
+        row: Row | None = None
         for place, node in enumerate(path.nodes):
             if node.turn is None or not node.turn.is_policy or node.index in done:
                 continue
             done.add(node.index)
             prompt, whole = _turn(path.messages[: place + 1], trace.tools(node), tokenizer)
-            wrote = np.arange(len(whole)) >= len(prompt)
-            if row is not None and len(row[0]) <= len(prompt) and np.array_equal(row[0], whole[: len(row[0])]):
-                wrote[: len(row[1])] = row[1]
+            turn = _row(trace.id, node, prompt, whole)
+            if row is not None and len(row) <= len(prompt) and np.array_equal(row.ids, whole[: len(row)]):
+                turn.trained[: len(row)] = row.trained
+                turn.nodes[: len(row)] = row.nodes
             elif row is not None:
                 rows.append(row)
-            row = whole, wrote
+            row = turn
         if row is not None:
             rows.append(row)
-    return rows
+    return Rollout(trace.id, tuple(rows), tuple(trace.policy_versions))
+
+
+def _row(trace_id: str, node: Node, prompt: Ids, whole: Ids) -> Row:
+    wrote = np.arange(len(whole)) >= len(prompt)
+    return Row(
+        trace_id=trace_id,
+        leaf=node.index,
+        ids=whole,
+        trained=wrote,
+        logprobs=np.full(len(whole), np.nan, np.float32),
+        temperatures=np.ones(len(whole), np.float32),
+        nodes=np.where(wrote, node.index, -1 if node.parent is None else node.parent).astype(np.int32),
+    )
 
 
 def _turn(messages: Sequence[Message], tools: Any, tokenizer: Any) -> tuple[Ids, Ids]:
@@ -60,7 +74,7 @@ def _turn(messages: Sequence[Message], tools: Any, tokenizer: Any) -> tuple[Ids,
     ends = [place for place in range(len(prompt), len(whole)) if whole[place] == tokenizer.eos_token_id]
     if ends:
         del whole[ends[-1] + 1 :]
-    return np.array(prompt, np.int64), np.array(whole, np.int64)
+    return np.array(prompt, np.uint32), np.array(whole, np.uint32)
 
 
 def _readable(message: Message) -> dict[str, Any]:

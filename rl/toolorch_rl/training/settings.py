@@ -183,6 +183,8 @@ class TrainSettings(BaseModel):
     def _fits(self) -> TrainSettings:
         if self.method is Method.ONLINE and self.steps is None:
             raise ValueError("steps: online training has no passes over data; give the number of steps")
+        if self.method is Method.KTO and self.micro_batch < 2:
+            raise ValueError("micro_batch: kto estimates a divergence within a micro-batch; it must be 2 or more")
         if self.clip_high is not None and self.truncate < 1 + self.clip_high:
             raise ValueError(f"truncate: {self.truncate:g} is under 1 + clip_high, which would never be reached")
         if self.lora_targets and self.lora_rank is None:

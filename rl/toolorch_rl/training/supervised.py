@@ -11,8 +11,6 @@ import numpy as np
 
 from toolorch_rl.rows import Rollout
 from toolorch_rl.training.corpus import Corpus, Run
-from toolorch_rl.training.errors import TrainingError
-from toolorch_rl.training.rendering import rendered_rows
 from toolorch_rl.training.settings import TrainSettings
 
 IGNORED = -100
@@ -34,38 +32,21 @@ def best_runs(corpus: Corpus, settings: TrainSettings) -> list[Run]:
 
 
 def supervised_rows(
-    runs: Sequence[Run], rollouts: Mapping[str, Rollout], tokenizer: Any, longest: int
-) -> tuple[list[dict[str, Any]], dict[str, int], Counter[str]]:
-    """Return rows of ids and labels for TRL's SFT trainer, what they were made of, and what was refused.
-
-    Exact runs give the server's ids. Of the others the messages are rendered again with the tokenizer's template.
+    runs: Sequence[Run], rollouts: Mapping[str, Rollout], longest: int
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """Return rows of ids and labels for TRL's SFT trainer, and how many were refused for which reason.
 
     Args:
         runs: The runs.
-        rollouts: Ids of the exact ones, by trace.
-        tokenizer: Renders the others.
+        rollouts: Their ids, by trace.
         longest: Rows with more tokens than this are refused.
     """
     rows: list[dict[str, Any]] = []
     refused: Counter[str] = Counter()
-    counts = Counter({"exact runs": 0, "runs rendered again": 0})
-    for run in runs:
-        rollout = rollouts.get(run.trace.id)
-        if rollout is not None:
-            ids_and_masks = [(row.ids.astype(np.int64), row.trained) for row in rollout.rows]
+    for row in (row for run in runs for row in rollouts[run.trace.id].rows):
+        if len(row) > longest:
+            refused[f"rows: longer than {longest} tokens"] += 1
         else:
-            try:
-                ids_and_masks = rendered_rows(run.trace, tokenizer)
-            except TrainingError as error:
-                refused[str(error)] += 1
-                continue
-        taken = False
-        for ids, trained in ids_and_masks:
-            if len(ids) > longest:
-                refused[f"rows: longer than {longest} tokens"] += 1
-            elif trained.any():
-                taken = True
-                rows.append({"input_ids": ids.tolist(), "labels": np.where(trained, ids, IGNORED).tolist()})
-        if taken:
-            counts["exact runs" if rollout is not None else "runs rendered again"] += 1
-    return rows, {"rows": len(rows), **counts}, refused
+            ids = row.ids.astype(np.int64)
+            rows.append({"input_ids": ids.tolist(), "labels": np.where(row.trained, ids, IGNORED).tolist()})
+    return rows, refused
