@@ -9,13 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import BaseModel
+
 from toolorch_integrations.catalog import Catalog
-from toolorch_rl.environments.catalog import catalog_of, operations_of
+from toolorch_rl.environments.catalog import catalog_of, models_of, operations_of
 from toolorch_rl.environments.errors import EnvironmentCallError
 from toolorch_rl.environments.operations import DEFAULT_LIMIT, Operation
 from toolorch_rl.environments.rows import check_state, checked_arguments, like_pattern, new_id, row_of, shown
 from toolorch_rl.environments.schema import EntitySpec, EnvironmentSchema, LinkSpec, Scalar
 from toolorch_rl.environments.state import IdForm, Row, State
+from toolorch_rl.environments.tools import langchain_tools, llamaindex_tools
 
 
 class Environment:
@@ -70,20 +73,21 @@ class Environment:
         """The tools by name."""
         return self._operations
 
+    @property
+    def models(self) -> Mapping[str, type[BaseModel]]:
+        """The arguments of the tools as models, by name."""
+        return models_of(self.schema)
+
     def catalog(self) -> Catalog:
         """Return the tools as a catalogue, with what must be confirmed marked so."""
         return catalog_of(self.schema)
 
     def langchain_tools(self) -> list[Any]:
         """Return the tools as LangChain `StructuredTool`s; their results are JSON."""
-        from toolorch_rl.environments.tools import langchain_tools
-
         return langchain_tools(self)
 
     def llamaindex_tools(self) -> list[Any]:
         """Return the tools as LlamaIndex `FunctionTool`s; their results are JSON."""
-        from toolorch_rl.environments.tools import llamaindex_tools
-
         return llamaindex_tools(self)
 
     # --- states ---

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
-from toolorch_rl.environments.catalog import models_of
+from pydantic import BaseModel
 
-if TYPE_CHECKING:
-    from toolorch_rl.environments.environment import Environment
+from toolorch_integrations.catalog import Catalog
 
 
-def langchain_tools(environment: Environment) -> list[Any]:
+class HasTools(Protocol):
+    """What tools are made from."""
+
+    @property
+    def models(self) -> Mapping[str, type[BaseModel]]:
+        """The arguments of the tools, by name."""
+
+    def catalog(self) -> Catalog:
+        """Return the tools as a catalogue."""
+
+    def call_text(self, name: str, arguments: Mapping[str, Any]) -> str:
+        """Call a tool and return the result as policies see it."""
+
+
+def langchain_tools(environment: HasTools) -> list[Any]:
     """Return an environment's tools as LangChain tools.
 
     Raises:
@@ -19,20 +32,19 @@ def langchain_tools(environment: Environment) -> list[Any]:
     """
     from langchain_core.tools import StructuredTool
 
-    models = models_of(environment.schema)
     return [
         StructuredTool.from_function(
-            func=_caller(environment, name),
-            name=name,
-            description=operation.description,
-            args_schema=models[name],
+            func=_caller(environment, entry.name),
+            name=entry.name,
+            description=entry.description,
+            args_schema=environment.models[entry.name],
             infer_schema=False,
         )
-        for name, operation in environment.operations.items()
+        for entry in environment.catalog()
     ]
 
 
-def llamaindex_tools(environment: Environment) -> list[Any]:
+def llamaindex_tools(environment: HasTools) -> list[Any]:
     """Return an environment's tools as LlamaIndex tools.
 
     Raises:
@@ -40,17 +52,18 @@ def llamaindex_tools(environment: Environment) -> list[Any]:
     """
     from llama_index.core.tools import FunctionTool, ToolMetadata
 
-    models = models_of(environment.schema)
     return [
         FunctionTool(
-            fn=_caller(environment, name),
-            metadata=ToolMetadata(description=operation.description, name=name, fn_schema=models[name]),
+            fn=_caller(environment, entry.name),
+            metadata=ToolMetadata(
+                description=entry.description, name=entry.name, fn_schema=environment.models[entry.name]
+            ),
         )
-        for name, operation in environment.operations.items()
+        for entry in environment.catalog()
     ]
 
 
-def _caller(environment: Environment, name: str) -> Callable[..., str]:
+def _caller(environment: HasTools, name: str) -> Callable[..., str]:
     def call(**arguments: Any) -> str:
         return environment.call_text(name, arguments)
 
