@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny_policy as tiny
+from toolorch_rl.weights import untie
 from toolorch_serving.embedded import EmbeddedServer
 from toolorch_serving.process import PolicyServerError
 from toolorch_serving.vllm import VllmServer
@@ -17,7 +18,9 @@ from toolorch_serving.vllm import VllmServer
 @pytest.fixture(scope="session")
 def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a policy of 0.4 M parameters that knows `tiny_policy.LESSONS` by heart."""
-    return tiny.build(tmp_path_factory.mktemp("policies") / "tiny")
+    folder = tmp_path_factory.mktemp("policies")
+    # With an output head of its own, so that servers can reload it.
+    return untie(tiny.build(folder / "tied"), folder / "tiny")
 
 
 @pytest.fixture(scope="session")
@@ -35,9 +38,9 @@ def embedded_server(tiny_policy: Path) -> Iterator[EmbeddedServer]:
 
 @pytest.fixture(scope="session")
 def vllm_server(tiny_policy: Path) -> Iterator[VllmServer]:
-    """A real vLLM serving the tiny policy in float32, adapters allowed. It takes 40 s to start."""
+    """A real vLLM serving the tiny policy in float32, adapters and training allowed. It takes 40 s to start."""
     try:
-        server = VllmServer(tiny_policy, dtype="float32", max_model_len=2048, lora=True, progress=False)
+        server = VllmServer(tiny_policy, dtype="float32", max_model_len=2048, lora=True, training=True, progress=False)
     except PolicyServerError as error:
         if os.environ.get("TOOLORCH_REQUIRE_VLLM") == "1":
             raise

@@ -16,8 +16,8 @@ def policy_server(model: str | Path, *, engine: str = "auto", **options: Any) ->
     Args:
         model: Folder or hub name of the policy.
         engine: vllm, embedded, or auto: vLLM where it is installed, else the embedded engine.
-        options: Passed on to `VllmServer` or `EmbeddedServer`. But for `lora`, those that only one of them has may be
-            given only with that engine.
+        options: Passed on to `VllmServer` or `EmbeddedServer`. But for `lora` and `training`, those that only one of
+            them has may be given only with that engine.
 
     Returns:
         A server with `url` (ending in /v1), `name` and `engine`, serving while the context is open.
@@ -31,8 +31,9 @@ def policy_server(model: str | Path, *, engine: str = "auto", **options: Any) ->
     """
     if chosen_engine(engine) == "vllm":
         return VllmServer(model, **options)
-    # The embedded engine takes adapters at any time, without being prepared for it.
-    options.pop("lora", None)
+    # The embedded engine takes adapters, token ids and new weights at any time, without being prepared for it.
+    for name in ("lora", "training"):
+        options.pop(name, None)
     return EmbeddedServer(model, **options)
 
 

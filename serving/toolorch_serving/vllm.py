@@ -6,6 +6,7 @@ sampled, and, when asked for, LoRA adapters that can be swapped while it serves.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -89,6 +90,8 @@ class VllmServer(ServerProcess):
         adapters: Mapping[str, str | Path] | None = None,
         max_loras: int = 4,
         max_lora_rank: int = 64,
+        training: bool = False,
+        weight_transfer: str | None = None,
         extra_args: Sequence[str] = (),
         startup_timeout: float = 600,
         log_path: str | Path | None = None,
@@ -111,6 +114,10 @@ class VllmServer(ServerProcess):
             adapters: LoRA adapters to load at the start, folder by name; implies `lora`.
             max_loras: Most adapters in one batch.
             max_lora_rank: Largest rank of an adapter.
+            training: Whether to serve what training needs: tokens in and tokens out, pause and resume, weights
+                reloaded in place. Whoever reaches the port can then change the weights, so keep it to loopback or a
+                private network.
+            weight_transfer: vLLM's backend for weights sent from GPU to GPU (nccl, ipc); implies `training`.
             extra_args: Further flags for vLLM, as they are.
             startup_timeout: Seconds that loading may take.
             log_path: Where the log goes; by default a new file in the temporary folder.
@@ -131,6 +138,7 @@ class VllmServer(ServerProcess):
         self.python = find_vllm(python)
         self._on_cpu = not has_gpu()
         self._lora = lora or bool(adapters)
+        self._training = training or weight_transfer is not None
         flags: dict[str, object] = {
             "--max-model-len": max_model_len,
             "--dtype": dtype,
@@ -147,6 +155,10 @@ class VllmServer(ServerProcess):
             self._arguments.append("--enforce-eager")
         if self._lora:
             self._arguments.append("--enable-lora")
+        if self._training:
+            self._arguments.append("--enable-scale-out")
+        if weight_transfer is not None:
+            self._arguments += ["--weight-transfer-config", json.dumps({"backend": weight_transfer})]
         if adapters:
             self._arguments += ["--lora-modules", *(f"{key}={path}" for key, path in adapters.items())]
         self._arguments += extra_args
@@ -166,6 +178,8 @@ class VllmServer(ServerProcess):
             wanted["HF_HUB_OFFLINE"] = "1"
         if self._lora:
             wanted["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+        if self._training:
+            wanted["VLLM_SERVER_DEV_MODE"] = "1"
         if self._on_cpu:
             wanted |= {"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "1"}
         return {key: os.environ.get(key, value) for key, value in wanted.items()}

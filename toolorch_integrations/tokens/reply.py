@@ -9,6 +9,9 @@ from typing import Any
 
 RENDER, GENERATE, DERENDER = "/v1/chat/completions/render", "/inference/v1/generate", "/v1/chat/completions/derender"
 
+UNCERTAIN = "swapping:"
+"""Stands before a version's name while its weights are on their way, and for good if the trainer dies meanwhile."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -106,7 +109,7 @@ def _version(model: str | None, choice: Mapping[str, Any]) -> str:
     """
     name = model or ""
     spans = [span["version"] for span in choice.get("weight_versions") or ()]
-    versions = [version for version in spans if version.startswith(f"{name}-")]
+    versions = [version for version in spans if version.removeprefix(UNCERTAIN).startswith(f"{name}-")]
     return "+".join(dict.fromkeys(versions)) or name
 
 

@@ -10,6 +10,7 @@ import uvicorn
 from toolorch_serving.embedded.app import create_app
 from toolorch_serving.embedded.engine import Engine
 from toolorch_serving.embedded.policy_model import DTYPES, load
+from toolorch_serving.embedded.running import Served
 from toolorch_serving.process import PolicyServerError, default_name
 
 
@@ -35,16 +36,18 @@ def main() -> None:
     for adapter in options.adapter:
         name, _, path = adapter.partition("=")
         model.load_adapter(name, path)
-    app = create_app(
-        Engine(model, tokenizer, end_tokens=end_tokens, max_batch=options.max_batch),
-        tokenizer,
+    served = Served(
+        engine=Engine(model, tokenizer, end_tokens=end_tokens, max_batch=options.max_batch),
+        tokenizer=tokenizer,
         name=options.name or default_name(options.model),
         root=options.model,
         longest=longest,
         defaults=defaults,
         reasoning=options.reasoning_parser is not None,
     )
-    uvicorn.run(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=2)
+    uvicorn.run(
+        create_app(served), host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=2
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,14 +16,22 @@ from toolorch_serving.embedded.protocol import ChatRequest
 from toolorch_serving.embedded.sampling import Sampled
 
 
+class Named(Protocol):
+    """What has the name of a model."""
+
+    @property
+    def model(self) -> str:
+        """The name."""
+
+
 @dataclass
 class Completion:
     """One answer while it is written, in either shape."""
 
     request: ChatRequest
     tokenizer: PreTrainedTokenizerBase
-    model: str
-    """Name of the model or adapter that answers."""
+    running: Named
+    """Knows, from the first token on, the name of the model or adapter that answers."""
     prompt: list[int]
     reader: AnswerReader
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex[:16]}")
@@ -131,7 +139,7 @@ class Completion:
         return {"prompt_tokens": prompt, "total_tokens": prompt + self.tokens, "completion_tokens": self.tokens}
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.running.model}
 
     def _chunk(self, delta: dict[str, Any]) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}

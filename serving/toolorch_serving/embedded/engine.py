@@ -53,6 +53,8 @@ class Request:
     """Called from the engine's thread for each token, and once with an exception if the engine fails."""
     adapter: str | None = None
     skip_special: bool = True
+    version: str | None = None
+    """Version of the weights that answer, from the first token on; None: those that were loaded at the start."""
     cancelled: bool = False
     """Set by the client's side when nobody waits any more."""
     tokens: list[int] = field(default_factory=list)
@@ -90,6 +92,11 @@ class Engine:
         self._running: list[Request] = []
         self._batch = Batch(model)
         self._prefixes = PrefixCache(prefix_tokens)
+        self.version: str | None = None
+        """The name that a trainer gave the weights; None: those that were loaded at the start."""
+        self.paused = False
+        """Whether requests wait instead of joining the batch."""
+        self._draining: list[Future[None]] = []
         self._thread = threading.Thread(target=self._run, name="embedded-engine", daemon=True)
 
     def start(self) -> None:
@@ -118,6 +125,43 @@ class Engine:
         self._inbox.put(run)
         return future
 
+    def pause(self) -> Future[None]:
+        """Let no more requests begin; the future is done once those that have begun are answered."""
+        drained: Future[None] = Future()
+
+        def begin() -> None:
+            self.paused = True
+            self._draining.append(drained)
+            self._tell_drained()
+
+        self._inbox.put(begin)
+        return drained
+
+    def resume(self) -> Future[None]:
+        """Let requests begin again."""
+
+        def go_on() -> None:
+            self.paused = False
+
+        return self.between_tokens(go_on)
+
+    def reload(self, path: str) -> None:
+        """Take other weights for the same model (engine's thread only, see `between_tokens`).
+
+        Raises:
+            ValueError: Requests are under way, or the weights are of another model.
+            OSError: The folder holds no model.
+        """
+        self._leave([request for request in self._running if request.cancelled])
+        if self._running:
+            raise ValueError(f"{len(self._running)} requests are under way: pause first")
+        self.model.reload(path)
+        self._prefixes.clear()
+
+    def score(self, prompt: list[int], adapter: str | None) -> list[float]:
+        """Return the log-probability of each token but the first (engine's thread only, see `between_tokens`)."""
+        return self.model.score(prompt, adapter)
+
     def unload_adapter(self, name: str) -> None:
         """Drop an adapter (engine's thread only, see `between_tokens`).
 
@@ -135,7 +179,8 @@ class Engine:
         while self._receive():
             try:
                 self._leave([request for request in self._running if request.cancelled])
-                if self._waiting and len(self._running) < self._max_batch:
+                self._tell_drained()
+                if self._waiting and not self.paused and len(self._running) < self._max_batch:
                     self._join(self._waiting.popleft())
                 if self._running:
                     self._step()
@@ -148,7 +193,7 @@ class Engine:
     def _receive(self) -> bool:
         """Take in what has come; wait for it only if there is nothing to do. False ends the engine."""
         while True:
-            idle = not self._running and not self._waiting
+            idle = not self._running and (self.paused or not self._waiting)
             try:
                 item = self._inbox.get(block=idle)
             except queue.Empty:
@@ -163,6 +208,7 @@ class Engine:
     def _join(self, request: Request) -> None:
         if request.cancelled:
             return
+        request.version = self.version
         sampling = request.sampling
         request.text = TextStream(
             self._tokenizer,
@@ -205,6 +251,12 @@ class Engine:
                 finish = "length"
         request.deliver(Step(sampled, request.text.take(last=finish is not None), finish, request.text.stopped_by))
         request.cancelled = request.cancelled or finish is not None
+
+    def _tell_drained(self) -> None:
+        if not self._running:
+            for drained in self._draining:
+                drained.set_result(None)
+            self._draining.clear()
 
     def _leave(self, gone: list[Request]) -> None:
         if not gone:

@@ -32,6 +32,12 @@ class PolicyModel:
         return device
 
     @property
+    def vocabulary(self) -> int:
+        """How many token ids there are."""
+        size: int = self._model.config.get_text_config().vocab_size
+        return size
+
+    @property
     def adapters(self) -> tuple[str, ...]:
         """Names of the adapters that are loaded."""
         return tuple(self._adapters)
@@ -60,11 +66,44 @@ class PolicyModel:
         self._model.set_adapter(next(iter(self._adapters.values())))
         self._model.delete_adapter(inner)
 
+    def reload(self, path: str) -> None:
+        """Take the weights in folder `path`, of the same shapes; adapters stay.
+
+        Raises:
+            ValueError: They are of another model.
+            OSError: The folder holds no model.
+        """
+        new = AutoModelForCausalLM.from_pretrained(path, dtype=self._model.dtype).state_dict()
+        own = {name.replace(".base_layer.", "."): value for name, value in self._bare().items()}
+        wrong = [name for name in sorted(own.keys() | new.keys()) if _shape(own, name) != _shape(new, name)]
+        if wrong:
+            raise ValueError(f"the weights in {path} are of another model: {', '.join(wrong[:3])} differ")
+        with torch.inference_mode():
+            for name, value in own.items():
+                value.copy_(new[name])
+
+    @torch.inference_mode()
+    def score(self, ids: Sequence[int], adapter: str | None) -> list[float]:
+        """Return the natural log-probability of each of `ids` but the first, at temperature 1."""
+        tokens = torch.tensor([list(ids)], device=self.device)
+        logits = self([adapter], input_ids=tokens).logits[0, :-1].float()
+        result: list[float] = logits.log_softmax(-1).gather(1, tokens[0, 1:, None])[:, 0].tolist()
+        return result
+
+    def _bare(self) -> dict[str, torch.Tensor]:
+        """Return the bare model's own tensors, which share their memory with it."""
+        model = self._model.get_base_model() if self._adapters else self._model
+        return {name: value for name, value in model.state_dict().items() if ".lora_" not in name}
+
     def __call__(self, adapters: Sequence[str | None], **inputs: Any) -> Any:
         """Run the model, row r with adapter `adapters[r]` (None: the bare model)."""
         if self._adapters:
             inputs["adapter_names"] = [self._adapters[name] if name is not None else "__base__" for name in adapters]
         return self._model(**inputs)
+
+
+def _shape(tensors: dict[str, torch.Tensor], name: str) -> torch.Size | None:
+    return tensors[name].shape if name in tensors else None
 
 
 def load(

@@ -41,6 +41,10 @@ class PrefixCache:
         """Drop all rows of an adapter that has gone."""
         self._rows = [row for row in self._rows if row[0] != adapter]
 
+    def clear(self) -> None:
+        """Drop all rows."""
+        self._rows = []
+
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
     for index, (a, b) in enumerate(zip(left, right, strict=False)):

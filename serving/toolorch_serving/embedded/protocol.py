@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -74,19 +74,13 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class ChatRequest(BaseModel):
-    """The body of a chat completion request. Fields that nobody knows are ignored, as vLLM does."""
+class SamplingRequest(BaseModel):
+    """What chat completions, completions and generation by token ids have in common."""
 
     model_config = ConfigDict(extra="allow")
+    prompt_field: ClassVar[str] = "prompt"
 
-    messages: list[dict[str, Any]]
     model: str | None = None
-    tools: list[Tool] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = True
-    response_format: dict[str, Any] | None = None
-    stream: bool = False
-    stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -101,6 +95,62 @@ class ChatRequest(BaseModel):
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     skip_special_tokens: bool = True
+
+    def sampling(self, prompt_length: int, longest: int, defaults: dict[str, Any]) -> Sampling:
+        """Return how to sample.
+
+        Args:
+            prompt_length: Tokens in the prompt.
+            longest: Most tokens of prompt and answer together.
+            defaults: What the model comes with for fields that the request leaves out.
+
+        Raises:
+            RequestError: It names the parameter that is out of range.
+        """
+        if prompt_length >= longest:
+            raise RequestError(
+                f"the prompt has {prompt_length} tokens, and the model takes at most {longest} tokens with at least "
+                f"one left to answer: shorten {self.prompt_field}",
+                self.prompt_field,
+            )
+        field = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+        most = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        if most is not None and not 1 <= most <= longest:
+            raise RequestError(f"{field} must be from 1 to {longest} (the model's length), got {most}", field)
+        chosen = {
+            name: value if (value := getattr(self, name)) is not None else defaults.get(name)
+            for name in ("temperature", "top_p", "top_k", "repetition_penalty")
+        }
+        result = Sampling(
+            max_tokens=min(longest - prompt_length, longest if most is None else most),
+            seed=self.seed,
+            top_logprobs=(self.top_logprobs or 0) if self.logprobs else 0,
+            stop=tuple([self.stop] if isinstance(self.stop, str) else self.stop or []),
+            include_stop=self.include_stop_str_in_output,
+            ignore_eos=self.ignore_eos,
+            **{name: value for name, value in chosen.items() if value is not None},
+        )
+        _in_range("temperature", result.temperature, 0 <= result.temperature <= 2, "from 0 to 2")
+        _in_range("top_p", result.top_p, 0 < result.top_p <= 1, "over 0 and at most 1")
+        _in_range("top_k", result.top_k, result.top_k >= -1, "0 (all tokens) or more")
+        _in_range("repetition_penalty", result.repetition_penalty, result.repetition_penalty > 0, "over 0")
+        _in_range("top_logprobs", result.top_logprobs, 0 <= result.top_logprobs <= 20, "from 0 to 20")
+        _in_range("stop", list(result.stop), all(result.stop), "without empty texts")
+        return result
+
+
+class ChatRequest(SamplingRequest):
+    """The body of a chat completion request. Fields that nobody knows are ignored, as vLLM does."""
+
+    prompt_field: ClassVar[str] = "messages"
+
+    messages: list[dict[str, Any]]
+    tools: list[Tool] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = True
+    response_format: dict[str, Any] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
     add_generation_prompt: bool = True
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
@@ -147,94 +197,7 @@ class ChatRequest(BaseModel):
             if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]:
                 raise RequestError(f"{name} is not supported by the embedded engine (vLLM has it): leave it out", name)
 
-    def sampling(self, prompt_length: int, longest: int, defaults: dict[str, Any]) -> Sampling:
-        """Return how to sample.
-
-        Args:
-            prompt_length: Tokens in the prompt.
-            longest: Most tokens of prompt and answer together.
-            defaults: What the model comes with for fields that the request leaves out.
-
-        Raises:
-            RequestError: It names the parameter that is out of range.
-        """
-        if prompt_length >= longest:
-            raise RequestError(
-                f"the prompt has {prompt_length} tokens, and the model takes at most {longest} tokens with at least "
-                "one left to answer: shorten the messages",
-                "messages",
-            )
-        field = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
-        most = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        if most is not None and not 1 <= most <= longest:
-            raise RequestError(f"{field} must be from 1 to {longest} (the model's length), got {most}", field)
-        chosen = {
-            name: value if (value := getattr(self, name)) is not None else defaults.get(name)
-            for name in ("temperature", "top_p", "top_k", "repetition_penalty")
-        }
-        result = Sampling(
-            max_tokens=min(longest - prompt_length, longest if most is None else most),
-            seed=self.seed,
-            top_logprobs=(self.top_logprobs or 0) if self.logprobs else 0,
-            stop=tuple([self.stop] if isinstance(self.stop, str) else self.stop or []),
-            include_stop=self.include_stop_str_in_output,
-            ignore_eos=self.ignore_eos,
-            **{name: value for name, value in chosen.items() if value is not None},
-        )
-        _in_range("temperature", result.temperature, 0 <= result.temperature <= 2, "from 0 to 2")
-        _in_range("top_p", result.top_p, 0 < result.top_p <= 1, "over 0 and at most 1")
-        _in_range("top_k", result.top_k, result.top_k >= -1, "0 (all tokens) or more")
-        _in_range("repetition_penalty", result.repetition_penalty, result.repetition_penalty > 0, "over 0")
-        _in_range("top_logprobs", result.top_logprobs, 0 <= result.top_logprobs <= 20, "from 0 to 20")
-        _in_range("stop", list(result.stop), all(result.stop), "without empty texts")
-        return result
-
 
 def _in_range(name: str, value: object, right: bool, wanted: str) -> None:
     if not right:
         raise RequestError(f"{name} must be {wanted}, got {value}", name)
-
-
-def template_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return messages as the chat template sees them, in the same form as vLLM passes them on.
-
-    Text parts are joined with newlines, reasoning stands under both of its names, and the arguments of tool calls are
-    objects; arguments that are not a JSON object become an empty one.
-    """
-    rendered = []
-    for message in messages:
-        result: dict[str, Any] = {"role": message["role"], "content": _text(message.get("content"))}
-        if message["role"] == "assistant":
-            reasoning = message.get("reasoning", message.get("reasoning_content"))
-            if reasoning is not None:
-                result["reasoning"] = result["reasoning_content"] = reasoning
-            if message.get("tool_calls"):
-                result["tool_calls"] = [_template_call(call) for call in message["tool_calls"]]
-        for key in ("tool_call_id", "name"):
-            if isinstance(message.get(key), str):
-                result[key] = message[key]
-        rendered.append(result)
-    return rendered
-
-
-def _text(content: object) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    parts = [part if isinstance(part, dict) else {"text": part} for part in content if part]  # type: ignore[attr-defined]
-    other = [part.get("type") for part in parts if not isinstance(part.get("text"), str)]
-    if other:
-        raise RequestError(f"content parts must be text, got {other[0]}", "messages")
-    return "\n".join(part["text"] for part in parts)
-
-
-def _template_call(call: dict[str, Any]) -> dict[str, Any]:
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise RequestError("each of an assistant message's tool_calls needs function.name", "messages")
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except json.JSONDecodeError:
-            arguments = {}
-    return {**call, "function": {**function, "arguments": arguments if isinstance(arguments, dict) else {}}}
