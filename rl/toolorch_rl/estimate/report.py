@@ -133,7 +133,8 @@ def _metric(name: str, logged: LoggedRuns, outcome: Outcome) -> MetricEstimate:
     values, groups = outcome.values[known], np.unique(logged.groups[known], return_inverse=True)[1].astype(np.intp)
     weights = weigh(logged.log_ratios[known], groups)
     blank = MetricEstimate(name, float(values.mean()), higher_is_better=outcome.higher_is_better)
-    reason = _reason(weights, values, int(groups.max()) + 1)
+    share = outcome.bounds == (0.0, 1.0) and bool(np.isin(values, (0.0, 1.0)).all())
+    reason = _reason(weights, values, int(groups.max()) + 1, share)
     if reason:
         return _unsaid(blank, reason)
     features = None if logged.features is None else logged.features[known]
@@ -147,14 +148,15 @@ def _metric(name: str, logged: LoggedRuns, outcome: Outcome) -> MetricEstimate:
         return entry.interval(groups, weights.effective_groups - 1, limits)
 
     low, high = interval(chosen, bounds)
-    if np.isin(values, (0.0, 1.0)).all():
-        # Yes or no: a log in which all that count are solved does not say that the next run will be.
-        share = min(1.0, max(0.0, chosen.value))
-        wide = wilson_interval(share, weights.effective_groups)
-        low, high = min(low, wide[0]), max(high, wide[1])
     reach = bounds[1] - bounds[0]
     change = chosen.minus(values)
     change_low, change_high = interval(change, (-reach, reach))
+    if share:
+        # Yes or no: a log in which all that count are solved does not say that the next run will be.
+        wide = wilson_interval(min(1.0, max(0.0, chosen.value)), weights.effective_groups)
+        low, high = min(low, wide[0]), max(high, wide[1])
+        if np.ptp(values) == 0:
+            change_low, change_high = low - values[0], high - values[0]
     wider = _missing(weights.missing, bounds)
     return MetricEstimate(
         metric=name,
@@ -176,7 +178,7 @@ def _missing(missing: float, bounds: tuple[float, float]) -> Callable[[float, fl
     return wider
 
 
-def _reason(weights: Weights, values: Floats, groups: int) -> str:
+def _reason(weights: Weights, values: Floats, groups: int, share: bool) -> str:
     """Return why the log cannot tell, or an empty text."""
     if groups < LEAST_GROUPS:
         return f"{groups} tasks are too few: capture runs of at least {LEAST_GROUPS}"
@@ -190,7 +192,7 @@ def _reason(weights: Weights, values: Floats, groups: int) -> str:
             f"the log is worth {weights.effective_groups:.1f} tasks under the new policy, of {groups}: "
             f"at least {LEAST_GROUPS} are needed; capture more runs"
         )
-    if np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())) and not np.isin(values, (0.0, 1.0)).all():
+    if not share and np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
         return "all runs have the same value: the log cannot tell policies apart"
     return ""
 

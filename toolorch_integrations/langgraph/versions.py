@@ -1,0 +1,43 @@
+"""A LangChain policy whose version is chosen conversation by conversation: the one that serves, or a candidate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.runnables.config import var_child_runnable_config
+from pydantic import Field
+
+from toolorch_integrations.langgraph.chat_model import ChatPolicy
+from toolorch_integrations.versions import VersionRouter, conversation_key
+
+
+class RoutedChatPolicy(ChatPolicy):
+    """A `ChatPolicy` that asks a router which version answers; `model` only names it.
+
+    A conversation is a LangGraph thread; where there is none, `toolorch_integrations.versions.conversation` names it,
+    or else the user's first words do.
+
+    Args:
+        router: Chooses the version.
+
+    Example:
+        >>> records = PromotionRecords(TraceStore.open("traces.db"))  # doctest: +SKIP
+        >>> router = VersionRouter(lambda: records.routes("policy-v1"))  # doctest: +SKIP
+        >>> policy = RoutedChatPolicy(model="policy-v1", base_url=url, router=router)  # doctest: +SKIP
+    """
+
+    router: Any = Field(exclude=True)
+
+    def _get_request_payload(
+        self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        payload = super()._get_request_payload(input_, stop=stop, **kwargs)
+        router: VersionRouter = self.router
+        payload["model"] = router.version_for(conversation_key(payload["messages"], _thread()))
+        return payload
+
+
+def _thread() -> str:
+    config = var_child_runnable_config.get() or {}
+    return str((config.get("configurable") or {}).get("thread_id") or "")
