@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from toolorch_integrations.llamaindex import PolicyLLM
 
 Rendering = Literal["chat", "select"]
-EndpointOf = Callable[[Specialist], Endpoint]
-"""Says where a specialist answers that has no endpoint of its own."""
+EndpointOf = Callable[[Specialist], Endpoint | None]
+"""Says where a specialist answers that has no endpoint of its own; None: nowhere."""
 
 RETRIES = 2
 """Further tries of a policy call that failed in a way that may pass."""

@@ -53,6 +53,7 @@ async def task_baselines(
     *,
     names: Sequence[str],
     strongest: str | None = None,
+    seed: int = 0,
     concurrency: int = 8,
     limit: float = TIMEOUT,
     ended: Callable[[str, TaskResult], None] | None = None,
@@ -67,6 +68,7 @@ async def task_baselines(
         store: Takes the captured traces.
         names: Of the baselines.
         strongest: Name of the strongest specialist; by default the dearest.
+        seed: Of the random choices.
         concurrency: Runs at a time.
         limit: Seconds until a run is given up.
         ended: Is told of each run, with the specialist's name.
@@ -100,7 +102,7 @@ async def task_baselines(
         [task for task in tasks if specialists(task)],
         specialists,
         right,
-        chosen_baselines(names, accept=covers, strongest=strongest),
+        chosen_baselines(names, accept=covers, strongest=strongest, seed=seed),
         key=lambda task: task.id,
     )
     return await trials.arun(ask, concurrency) if trials.requests else []

@@ -22,7 +22,7 @@ class Routing:
     """By name, greatest first; names that were offered and never called have 0."""
     entropy: Estimate
     """Bits; from 0 (one name) to the logarithm of how many names there are. Intervals are bootstrapped over runs, and
-    a little low: a resample never has more names than the data."""
+    moved by as much as resamples are too low on average: they never have more names than the data."""
     most: float
     """The greatest entropy that so many names allow."""
     collapsed: bool
@@ -50,8 +50,9 @@ def routing(counts: Sequence[Mapping[str, int]], offered: Sequence[str] = ()) ->
     }
     shares = dict(sorted(shares.items(), key=lambda item: -(item[1].value or 0.0)))
     sampled = _entropy(resampled(table[totals > 0].T))
-    low, high = np.percentile(sampled, [2.5, 97.5]).tolist()
     value = float(_entropy(table.sum(axis=0)[:, None])[0])
+    moved = np.percentile(sampled, [2.5, 97.5]) + (value - sampled.mean())
+    low, high = np.clip(moved, 0.0, _most(len(names))).tolist()
     number = int((totals > 0).sum())
     entropy = Estimate(value, low, high, "bootstrap", number) if number > 1 else Estimate(value, count=number)
     first = next(iter(shares.values()))

@@ -27,6 +27,32 @@ from toolorch_rl.rewards.features import RunFeatures
 from toolorch_rl.tasks import Task
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a metric should reach."""
+
+    limit: float
+    below: bool = False
+    """Whether it should stay below."""
+
+    def reached(self, value: float) -> bool:
+        """Say whether a value is on the right side of the limit."""
+        return value < self.limit if self.below else value > self.limit
+
+    def __str__(self) -> str:
+        return f"{'<' if self.below else '>'} {self.limit:.2f}"
+
+
+TARGETS = {
+    "chain_completion": Target(0.9),
+    "dependency_accuracy": Target(0.95),
+    "parallel_recognition": Target(0.85),
+    "over_serialisation": Target(0.1, below=True),
+    "synthesis_quality": Target(0.9),
+}
+"""Targets by metric, for those that have one."""
+
+
 class MetricsError(ToolorchError, ValueError):
     """A metric was asked for that does not exist."""
 
