@@ -76,3 +76,8 @@ def spoken_date(text: str) -> str:
     """Return a date of the form YYYY-MM-DD as people say it, `5 March 2026`."""
     day = dt.date.fromisoformat(text)
     return f"{day.day} {MONTHS[day.month - 1]} {day.year}"
+
+
+def article(noun: str) -> str:
+    """Return a noun with its indefinite article."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from toolorch_rl.environments.operations import Operation
 from toolorch_rl.environments.schema import FieldSpec
+from toolorch_rl.said import article
 
 _TYPES: dict[str, Any] = {
     "text": str,
@@ -30,7 +31,7 @@ def arguments_model(operation: Operation) -> type[BaseModel]:
 
 
 def _description(field: FieldSpec) -> str:
-    parts = [field.description or (f"Id of a {field.refers_to.replace('_', ' ')}." if field.refers_to else "")]
+    parts = [field.description or (f"Id of {article(field.refers_to.replace('_', ' '))}." if field.refers_to else "")]
     if field.type == "date":
         parts.append("YYYY-MM-DD.")
     if field.default is not None:

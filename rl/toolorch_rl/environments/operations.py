@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from toolorch_rl.environments.schema import EntitySpec, EnvironmentSchema, FieldSpec, LinkSpec, Scalar
+from toolorch_rl.said import article
 
 OperationKind = Literal["create", "get", "list", "search", "update", "delete", "link", "unlink", "action"]
 
@@ -51,7 +52,7 @@ def operations(schema: EnvironmentSchema) -> list[Operation]:
                 "action",
                 entity,
                 (id_argument(entity),),
-                action.description or f"{action.verb.capitalize()} a {entity.noun}: {words}.",
+                action.description or f"{action.verb.capitalize()} {article(entity.noun)}: {words}.",
                 destructive=action.destructive,
                 sets=tuple(action.sets.items()),
             )
@@ -59,7 +60,7 @@ def operations(schema: EnvironmentSchema) -> list[Operation]:
     for link in schema.links:
         source, target = schema.by_name[link.source], schema.by_name[link.target]
         ends = (id_argument(source), id_argument(target))
-        text = f"a {source.noun} {{}} a {target.noun}."
+        text = f"{article(source.noun)} {{}} {article(target.noun)}."
         made.append(Operation(f"link_{link.name}", "link", source, ends, f"Link {text.format('with')}", link=link))
         made.append(
             Operation(f"unlink_{link.name}", "unlink", source, ends, f"Unlink {text.format('from')}", link=link)
@@ -79,19 +80,19 @@ def id_argument(entity: EntitySpec) -> FieldSpec:
 
 
 def _of_entity(entity: EntitySpec) -> Iterator[Operation]:
-    one, many = entity.noun, entity.nouns
+    one, many = article(entity.noun), entity.nouns
     about = f" {entity.description}" if entity.description else ""
     own = id_argument(entity)
     optional = tuple(_optional(field) for field in entity.fields)
     limit = FieldSpec(name="limit", type="integer", description=f"At most so many; {DEFAULT_LIMIT} by default.")
     query = FieldSpec(name="query", required=True, description="Words that must all occur.")
     filters = tuple(field for field in optional if field.type in ("choice", "boolean", "reference", "date"))
-    yield Operation(f"create_{entity.name}", "create", entity, entity.fields, f"Create a {one}.{about}")
-    yield Operation(f"get_{entity.name}", "get", entity, (own,), f"Get a {one} by its id.")
+    yield Operation(f"create_{entity.name}", "create", entity, entity.fields, f"Create {one}.{about}")
+    yield Operation(f"get_{entity.name}", "get", entity, (own,), f"Get {one} by its id.")
     yield Operation(f"list_{entity.plural}", "list", entity, (*filters, limit), f"List {many}, all or those that fit.")
     yield Operation(f"search_{entity.plural}", "search", entity, (query, limit), f"Search {many} by their texts.")
-    yield Operation(f"update_{entity.name}", "update", entity, (own, *optional), f"Change fields of a {one}.")
-    yield Operation(f"delete_{entity.name}", "delete", entity, (own,), f"Delete a {one} for good.", destructive=True)
+    yield Operation(f"update_{entity.name}", "update", entity, (own, *optional), f"Change fields of {one}.")
+    yield Operation(f"delete_{entity.name}", "delete", entity, (own,), f"Delete {one} for good.", destructive=True)
 
 
 def _optional(field: FieldSpec) -> FieldSpec:

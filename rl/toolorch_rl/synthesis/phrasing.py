@@ -87,11 +87,6 @@ def listed(items: Sequence[str]) -> str:
     return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def article(noun: str) -> str:
-    """Return a noun with its indefinite article."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
-
-
 def counted(count: int, entity: EntitySpec) -> str:
     """Return a number of entries in words."""
     return f"{count} {entity.noun if count == 1 else entity.nouns}"

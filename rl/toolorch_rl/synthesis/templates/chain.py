@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from toolorch_rl.synthesis.phrasing import article, listed, plain
+from toolorch_rl.said import article
+from toolorch_rl.synthesis.phrasing import listed, plain
 from toolorch_rl.synthesis.scene import Outline, Scene
 from toolorch_rl.synthesis.templates.common import at, created, says_each
 

@@ -39,6 +39,11 @@ def at(entity: EntitySpec, key: str) -> str:
     return f"{entity.noun} {key}"
 
 
+def capital(text: str) -> str:
+    """Return a text with a capital first letter; ids in it stay as they are."""
+    return text[0].upper() + text[1:]
+
+
 def names(scene: Scene, entity: EntitySpec, keys: Sequence[str]) -> str:
     """Return the names of entries that were there at first, as a list in a sentence."""
     return listed([scene.label(entity, key) for key in keys])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from toolorch_rl.synthesis.phrasing import article, counted, plain, states
+from toolorch_rl.said import article
+from toolorch_rl.synthesis.phrasing import counted, plain, states
 from toolorch_rl.synthesis.scene import Outline, Scene, UnfitError
 from toolorch_rl.synthesis.templates.common import Said, at, created, destroyed, said_value
 

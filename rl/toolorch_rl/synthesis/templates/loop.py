@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from toolorch_rl.synthesis.phrasing import article, listed, plain, states
+from toolorch_rl.said import article
+from toolorch_rl.synthesis.phrasing import listed, plain, states
 from toolorch_rl.synthesis.scene import Outline, Scene, UnfitError
-from toolorch_rl.synthesis.templates.common import at, destroyed, says_each
+from toolorch_rl.synthesis.templates.common import at, capital, destroyed, says_each
 
 
 def create_for_each(scene: Scene) -> Outline:
@@ -91,7 +92,7 @@ def link_each(scene: Scene) -> Outline:
         f"Connect all {family.other.nouns} there are to {at(family.child, key)} and name them.",
     )
     shown = listed([scene.label(family.other, other) for other in keys])
-    answer = f"{at(family.child, key).capitalize()} is now linked with {shown}."
+    answer = f"{capital(at(family.child, key))} is now linked with {shown}."
     return Outline(request, answer, says_each(scene, family.other, keys))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from toolorch_rl.synthesis.phrasing import article, counted, listed, plain, states
+from toolorch_rl.said import article
+from toolorch_rl.synthesis.phrasing import counted, listed, plain, states
 from toolorch_rl.synthesis.scene import Outline, Scene, UnfitError
 from toolorch_rl.synthesis.templates.common import created, says_each
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from toolorch_rl.environments import EntitySpec
-from toolorch_rl.synthesis.phrasing import article, counted, listed, plain, states
+from toolorch_rl.said import article
+from toolorch_rl.synthesis.phrasing import counted, listed, plain, states
 from toolorch_rl.synthesis.scene import Outline, Scene, UnfitError
 from toolorch_rl.synthesis.templates.common import Said, at, created, said_value, says_each
 

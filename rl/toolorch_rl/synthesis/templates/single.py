@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from toolorch_rl.synthesis.phrasing import article, counted, listed, plain, states
+from toolorch_rl.said import article
+from toolorch_rl.synthesis.phrasing import counted, listed, plain, states
 from toolorch_rl.synthesis.scene import Outline, Scene, UnfitError
-from toolorch_rl.synthesis.templates.common import at, created, destroyed, said_value, says_each
+from toolorch_rl.synthesis.templates.common import at, capital, created, destroyed, said_value, says_each
 
 
 def create_parent(scene: Scene) -> Outline:
@@ -99,7 +100,7 @@ def list_of_parent(scene: Scene) -> Outline:
             f"What {family.child.nouns} does {where} have?",
         )
     )
-    answer = f"{where.capitalize()} has {listed([scene.label(family.child, child) for child in keys])}."
+    answer = f"{capital(where)} has {listed([scene.label(family.child, child) for child in keys])}."
     return Outline(request, answer, says_each(scene, family.child, keys))
 
 
@@ -168,7 +169,7 @@ def link(scene: Scene) -> Outline:
     scene.call(f"link_{family.link.name}", **{f"{family.child.name}_id": child, f"{family.other.name}_id": other})
     first, second = at(family.child, child), at(family.other, other)
     verb = scene.words.one("link {0} with {1}", "connect {0} and {1}", "attach {1} to {0}", "assign {1} to {0}")
-    answer = f"{first.capitalize()} is now linked with {second}."
+    answer = f"{capital(first)} is now linked with {second}."
     return Outline(scene.words.wish(verb.format(first, second)), answer, [(child,), (other,)])
 
 
@@ -182,7 +183,7 @@ def unlink(scene: Scene) -> Outline:
     scene.call(f"unlink_{family.link.name}", **{f"{family.child.name}_id": child, f"{family.other.name}_id": other})
     first, second = at(family.child, child), at(family.other, other)
     verb = scene.words.one("unlink {0} from {1}", "disconnect {0} and {1}", "detach {1} from {0}")
-    answer = f"{first.capitalize()} is no longer linked with {second}."
+    answer = f"{capital(first)} is no longer linked with {second}."
     return Outline(scene.words.wish(verb.format(first, second)), answer, [(child,), (other,)])
 
 
