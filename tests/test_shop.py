@@ -16,7 +16,7 @@ from examples.shop.catalog import catalog
 from examples.shop.documents import Shop
 from examples.shop.enquiries import HELD_OUT, KINDS_OF_ENQUIRY, Enquiry, demo_requests, enquiry, held_out, solved
 from examples.shop.evaluate_policy import attempt
-from examples.shop.oracle import measure
+from examples.shop.oracle import baselines, measure
 from examples.shop.synthesis import (
     Run,
     World,
@@ -135,12 +135,14 @@ def test_checker(check: Any, expected: str, answer: str, right: bool) -> None:
 
 def test_world_rewards_routing() -> None:
     enquiries = held_out(165)
-    expert = measure(scripted.expert, enquiries)
-    strongest = measure(scripted.strongest, enquiries)
-    chance = measure(scripted.RandomChoice(), enquiries)
-    assert expert.solved / expert.asked >= 0.97
-    assert expert.dollars <= 0.3 * strongest.dollars
-    assert chance.solved < strongest.solved <= expert.solved
+    expert = measure("expert", scripted.expert, enquiries)
+    arms = baselines(enquiries)
+    strongest, chance, oracle = (named(arms, name) for name in ("always-strongest", "random", "oracle"))
+    assert expert.solved.value >= 0.97
+    assert share_of(expert, strongest) <= 0.3
+    assert chance.solved.value < strongest.solved.value <= expert.solved.value
+    assert oracle.solved.value >= max(arm.solved.value for arm in arms)
+    assert headroom(arms) <= HEADROOM
 
 
 def _place(changes: CatalogFilter | None = None) -> World:

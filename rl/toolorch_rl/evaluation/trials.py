@@ -41,7 +41,7 @@ class Trials(Generic[Request]):
             catalogue of its own.
         solved: Says of a request and an answer whether it is right.
         baselines: Which to try.
-        key: Names a request; names must differ.
+        key: Names a request: its runs, and the random choice for it.
     """
 
     requests: Sequence[Request]
@@ -61,13 +61,12 @@ class Trials(Generic[Request]):
             An arm for each baseline.
 
         Raises:
-            EvaluationError: A request has nobody to ask, or two have the same name.
+            EvaluationError: A request has nobody to ask.
         """
 
         def one(request: Request) -> list[RunFeatures]:
             return drive(self._tried(request), lambda who: ask(who, request))
 
-        self._check()
         if workers <= 1:
             return self._arms([one(request) for request in self.requests])
         with ThreadPoolExecutor(workers) as pool:
@@ -75,7 +74,6 @@ class Trials(Generic[Request]):
 
     async def arun(self, ask: Callable[[Specialist, Request], Awaitable[Brought]], concurrency: int = 8) -> list[Arm]:
         """Do as `run` on the running event loop, so many requests at a time."""
-        self._check()
         gate = asyncio.Semaphore(concurrency)
 
         async def one(request: Request) -> list[RunFeatures]:
@@ -83,12 +81,6 @@ class Trials(Generic[Request]):
                 return await adrive(self._tried(request), lambda who: ask(who, request))
 
         return self._arms(await asyncio.gather(*(one(request) for request in self.requests)))
-
-    def _check(self) -> None:
-        names = Counter(self.key(request) for request in self.requests)
-        twice = next((name for name, count in names.items() if count > 1), None)
-        if twice is not None:
-            raise EvaluationError(f"two requests are named {twice!r}: give `key` a function that tells them apart")
 
     def _tried(self, request: Request) -> Steps[list[RunFeatures]]:
         """Yield whom to ask, each once; return a run for each baseline."""
