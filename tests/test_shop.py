@@ -36,6 +36,7 @@ from toolorch_integrations.entry import Price
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.prompt import system_prompt
 from toolorch_integrations.view import CatalogFilter
+from toolorch_rl.evaluation import HEADROOM, headroom, named, share_of
 
 POLICY = Path(scripted.__file__).parent / "policy"
 
