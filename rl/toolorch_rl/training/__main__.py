@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from typing import Any
 
 from toolorch_integrations.errors import ToolorchError
 from toolorch_rl.training.run import train
-from toolorch_rl.training.settings import TrainSettings
+from toolorch_rl.training.settings import TrainSettings, value_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,17 +30,20 @@ def main(arguments: list[str] | None = None) -> int:
     except ToolorchError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    print(json.dumps({"folder": str(result.folder), "counts": result.counts, "refused": result.refused}))  # noqa: T201
+    finally:
+        _leave_group()
+    if os.environ.get("RANK", "0") == "0":
+        said = {"folder": str(result.folder), "counts": result.counts, "refused": result.refused}
+        print(json.dumps(said))  # noqa: T201
     return 0
 
 
-def value_of(word: str) -> tuple[str, Any]:
-    """Read `name=value`; the value is JSON where it reads as such, else text."""
-    name, _, text = word.partition("=")
-    try:
-        return name.replace("-", "_"), json.loads(text)
-    except ValueError:
-        return name.replace("-", "_"), text
+def _leave_group() -> None:
+    """Leave the group of processes: gloo aborts a process that ends while its peers still listen."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -244,3 +244,12 @@ class TrainSettings(BaseModel):
 
 def _place(location: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in location)
+
+
+def value_of(word: str) -> tuple[str, Any]:
+    """Read `name=value` as a command line has it; the value is JSON where it reads as such, else text."""
+    name, _, text = word.partition("=")
+    try:
+        return name.strip().replace("-", "_"), json.loads(text)
+    except ValueError:
+        return name.strip().replace("-", "_"), text

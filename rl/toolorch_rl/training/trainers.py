@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset  # type: ignore[import-untyped]
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.sft_config import SFTConfig
@@ -41,6 +41,8 @@ def policy_parts(settings: TrainSettings) -> tuple[str, Any, Any]:
     """
     folder = Path(settings.policy)
     base = settings.policy
+    if not folder.is_dir() and (folder.is_absolute() or base.startswith(".") or base.count("/") > 1):
+        raise TrainingError(f"policy: there is no folder {base}")
     try:
         if (folder / ADAPTER_FILE).is_file():
             base = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))["base_model_name_or_path"]
@@ -59,9 +61,11 @@ def arguments_of(settings: TrainSettings) -> Any:
         TrainingError: `report_to` names something that is not installed, or batches do not divide.
     """
     for name in settings.report_to:
-        package = {"tensorboard": "tensorboard", "wandb": "wandb"}.get(name)
-        if package is not None and importlib.util.find_spec(package) is None:
-            raise TrainingError(f"report_to: {name} is not installed; `pip install {package}`")
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(map(str, INTEGRATION_TO_CALLBACK)))
+            raise TrainingError(f"report_to: there is nothing called {name!r}; transformers knows {known}")
+        if name not in get_available_reporting_integrations():
+            raise TrainingError(f"report_to: {name} is not installed; `pip install {name}`")
     device = torch.cuda.is_available()
     half = settings.dtype == "bfloat16" or (settings.dtype == "auto" and device and torch.cuda.is_bf16_supported())
     kind = {Method.DPO: DPOConfig, Method.KTO: KTOConfig}.get(settings.method, SFTConfig)
@@ -93,6 +97,7 @@ def arguments_of(settings: TrainSettings) -> Any:
         report_to=list(settings.report_to) or "none",
         run_name=settings.run_name,
         disable_tqdm=True,
+        ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         max_length=None,
         use_cpu=not device,
