@@ -3,6 +3,7 @@
 from toolorch_rl.rollouts.attempt import Sampling
 from toolorch_rl.rollouts.context import RolloutContext, current_rollout
 from toolorch_rl.rollouts.errors import PolicyDownError, RolloutError
+from toolorch_rl.rollouts.forks import LangGraphForks, after_fork, collect_forks
 from toolorch_rl.rollouts.groups import FinishedRun, Group, Loss, LostRun, report, rewards_of
 from toolorch_rl.rollouts.runner import RolloutSettings, collect
 from toolorch_rl.rollouts.server import PolicyServer
@@ -11,6 +12,7 @@ from toolorch_rl.rollouts.spread import rollouts, spread_rollouts
 __all__ = [
     "FinishedRun",
     "Group",
+    "LangGraphForks",
     "Loss",
     "LostRun",
     "PolicyDownError",
@@ -19,7 +21,9 @@ __all__ = [
     "RolloutError",
     "RolloutSettings",
     "Sampling",
+    "after_fork",
     "collect",
+    "collect_forks",
     "current_rollout",
     "report",
     "rewards_of",

@@ -30,12 +30,15 @@ class Sampling:
     Attributes:
         temperature: Above 0; 1 samples from the policy's own distribution.
         url: Endpoint of the policy, `/v1` included, where the app asks other models through the same classes.
+        seeded: Send each run's seed with its requests. vLLM 0.32 on a CPU dies of it ("CPU Generator does not use
+            offset"), so it is off by default; the embedded engine takes it.
         further: Request parameters besides. The defaults switch off what model folders like to bring along and what
             would make sampled tokens come from another distribution than the trainer computes.
     """
 
     temperature: float = 1.0
     url: str | None = None
+    seeded: bool = False
     further: Mapping[str, Any] = field(default_factory=lambda: {"top_p": 1.0, "top_k": -1})
 
 
@@ -108,7 +111,9 @@ async def call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 async def _captured(app: App, context: RolloutContext, sampling: Sampling, recorder: RunRecorder) -> Any:
-    parameters = {"temperature": sampling.temperature, "seed": context.seed, **sampling.further}
+    parameters = {"temperature": sampling.temperature, **sampling.further}
+    if sampling.seeded:
+        parameters["seed"] = context.seed
     if context.policy_version is not None:
         parameters["model"] = context.policy_version
     _current.set(context)  # in this task's own context: nothing to reset

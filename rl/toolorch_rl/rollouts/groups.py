@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from toolorch_integrations.ledger import CallKind
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.trace import Trace
-from toolorch_rl.rewards import OURS, Preset, Rewards, features_of, reward
+from toolorch_rl.rewards import OURS, Preset, Rewards, RunFeatures, features_of, reward
 from toolorch_rl.rollouts.context import RolloutContext
 from toolorch_rl.verifiers.verdict import Verdict
 
@@ -98,13 +99,20 @@ class Group:
         return len(self.runs) + len(self.lost)
 
 
-def rewards_of(groups: Sequence[Group], preferences: Preferences | None = None, preset: Preset = OURS) -> Rewards:
+def rewards_of(
+    groups: Sequence[Group],
+    preferences: Preferences | None = None,
+    preset: Preset = OURS,
+    policy_seconds: float | None = None,
+) -> Rewards:
     """Return the rewards of all runs of some groups, group by group in their order.
 
     Args:
         groups: At least one run among them.
         preferences: Whose reward; None: each run's own caller's, as it was captured.
         preset: How rewards are normalised.
+        policy_seconds: Seconds that each policy call counts, in place of those that it took: a server under the load
+            of many rollouts is slower than it will be, and by chance. None: as measured.
 
     Raises:
         RewardError: There are no runs.
@@ -112,7 +120,18 @@ def rewards_of(groups: Sequence[Group], preferences: Preferences | None = None, 
     runs = [run for group in groups for run in group.runs]
     keys = [group.number for group in groups for _ in group.runs]
     wanted = [preferences or preferences_of(run.trace) for run in runs]
-    return reward([features_of(run.trace, run.verdict) for run in runs], keys, wanted, preset)
+    features = [features_of(run.trace, run.verdict) for run in runs]
+    if policy_seconds is not None:
+        features = [with_policy_seconds(entry, policy_seconds) for entry in features]
+    return reward(features, keys, wanted, preset)
+
+
+def with_policy_seconds(features: RunFeatures, seconds: float) -> RunFeatures:
+    """Return a run's features with so many seconds for each policy call."""
+    if features.seconds is None:
+        return features
+    costs = tuple(replace(cost, seconds=seconds) if cost.kind is CallKind.POLICY else cost for cost in features.costs)
+    return replace(features, seconds=sum(cost.seconds for cost in costs), costs=costs)
 
 
 def preferences_of(trace: Trace) -> Preferences:

@@ -102,8 +102,9 @@ class RunRecorder:
 def policy_failure(events: Iterable[Event]) -> str:
     """Return the words in which a policy call failed that the policy itself is not to blame for, or an empty text."""
     for event in events:
-        failed = isinstance(event, PolicyCalled) and event.is_policy and event.reply is None
-        if failed and not any(name in event.error for name in _OWN_FAULTS):
+        if not isinstance(event, PolicyCalled) or not event.is_policy or event.reply is not None:
+            continue
+        if not any(name in event.error for name in _OWN_FAULTS):
             return event.error or event.status.value
     return ""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from toolorch_integrations.store import TraceStore
@@ -64,7 +64,7 @@ def key_of(task: Any, number: int) -> str:
 
 async def collect(
     app: App,
-    tasks: Iterable[Any],
+    tasks: Iterable[Any] | AsyncIterable[Any],
     verify: Verify,
     settings: RolloutSettings | None = None,
     *,
@@ -92,74 +92,104 @@ async def collect(
         PolicyDownError: The policy server is gone for good.
     """
     settings = settings or RolloutSettings()
-    gate = asyncio.Semaphore(settings.at_once)
-    running: set[asyncio.Task[FinishedRun | LostRun]] = set()
+    work = _Work(app, verify, settings, server, store, version)
+    feeder = asyncio.create_task(work.feed(tasks, start))
     groups: dict[int, Group] = {}
-
-    async def one(context: RolloutContext) -> FinishedRun | LostRun:
-        try:
-            return await _run(app, verify, context, settings, server, store)
-        finally:
-            gate.release()
-
-    def settled(done: Iterable[asyncio.Task[FinishedRun | LostRun]]) -> Iterator[Group]:
-        for task in done:
-            run = task.result()
-            group = groups[run.context.group]
+    try:
+        while not (work.fed and work.given == work.settled):
+            run = await work.results.get()
+            if run is None:
+                continue
+            if isinstance(run, Exception):
+                raise run
+            work.settled += 1
+            group = groups.setdefault(run.context.group, Group(run.context.group, run.context.task, run.context.key))
             group.add(run)
             if group.settled == settings.repetitions:
                 yield groups.pop(group.number)
-
-    try:
-        for context in _planned(tasks, settings, version, start):
-            groups.setdefault(context.group, Group(context.group, context.task, context.key))
-            await gate.acquire()
-            running.add(asyncio.create_task(one(context)))
-            done = {task for task in running if task.done()}
-            running -= done
-            for group in settled(done):
-                yield group
-        while running:
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for group in settled(done):
-                yield group
     finally:
-        for task in running:
+        left = [feeder, *work.running]
+        for task in left:
             task.cancel()
-        if running:
-            await asyncio.wait(running, timeout=5.0)
+        await asyncio.wait(left, timeout=5.0)
 
 
-def _planned(
-    tasks: Iterable[Any], settings: RolloutSettings, version: Callable[[], str | None], start: int
-) -> Iterator[RolloutContext]:
-    for number, task in enumerate(tasks, start):
-        name, key = version(), key_of(task, number)
-        for repetition in range(settings.repetitions):
-            seed = seed_of(settings.seed, number, repetition)
-            yield RolloutContext(task, key, number, repetition, seed, name)
+class _Work:
+    """The runs of one `collect`."""
+
+    def __init__(
+        self,
+        app: App,
+        verify: Verify,
+        settings: RolloutSettings,
+        server: PolicyServer | None,
+        store: TraceStore | None,
+        version: Callable[[], str | None],
+    ) -> None:
+        self.app, self.verify, self.settings = app, verify, settings
+        self.server, self.store, self.version = server, store, version
+        self.results: asyncio.Queue[FinishedRun | LostRun | Exception | None] = asyncio.Queue()
+        self.running: set[asyncio.Task[None]] = set()
+        self.given = self.settled = 0
+        self.fed = False
+
+    async def feed(self, tasks: Iterable[Any] | AsyncIterable[Any], start: int) -> None:
+        """Begin runs as there is room for them."""
+        gate = asyncio.Semaphore(self.settings.at_once)
+        try:
+            number = start
+            async for task in each(tasks):
+                name, key = self.version(), key_of(task, number)
+                for repetition in range(self.settings.repetitions):
+                    seed = seed_of(self.settings.seed, number, repetition)
+                    await gate.acquire()
+                    self.given += 1
+                    context = RolloutContext(task, key, number, repetition, seed, name)
+                    running = asyncio.create_task(self.settle(context, gate))
+                    self.running.add(running)
+                    running.add_done_callback(self.running.discard)
+                number += 1
+        except Exception as error:
+            self.results.put_nowait(error)
+        self.fed = True
+        self.results.put_nowait(None)  # nothing may be running any more: let the reader look
+
+    async def settle(self, context: RolloutContext, gate: asyncio.Semaphore) -> None:
+        """Make a run and hand over what came of it."""
+        try:
+            self.results.put_nowait(await self.run(context))
+        except Exception as error:
+            self.results.put_nowait(error)
+        finally:
+            gate.release()
+
+    async def run(self, context: RolloutContext) -> FinishedRun | LostRun:
+        """Make a run, again where the policy server failed."""
+        settings = self.settings
+        failed = ""
+        for number in range(settings.attempts):
+            made = await attempt(self.app, context, settings.sampling, settings.seconds)
+            if made.timed_out:
+                return LostRun(context, Loss.TIMEOUT, f"it was given up after {settings.seconds:g} s")
+            if not made.policy_failed:
+                return await judged(self.verify, context, made, self.store)
+            failed = made.policy_failed
+            logger.info("rollout %s %d: the policy failed: %s", context.key, context.repetition, failed)
+            await asyncio.sleep(min(5.0, 0.2 * 2**number))  # a server that is going down may still call itself healthy
+            if self.server is not None:
+                await self.server.ready()
+            context = replace(context, policy_version=self.version())  # the old one may be gone with the old process
+        return LostRun(context, Loss.POLICY, f"{settings.attempts} tries failed, at last: {failed}")
 
 
-async def _run(
-    app: App,
-    verify: Verify,
-    context: RolloutContext,
-    settings: RolloutSettings,
-    server: PolicyServer | None,
-    store: TraceStore | None,
-) -> FinishedRun | LostRun:
-    made: Attempt | None = None
-    for _ in range(settings.attempts):
-        made = await attempt(app, context, settings.sampling, settings.seconds)
-        if made.timed_out:
-            return LostRun(context, Loss.TIMEOUT, f"it was given up after {settings.seconds:g} s")
-        if not made.policy_failed:
-            return await judged(verify, context, made, store)
-        logger.info("rollout %s %d: the policy failed: %s", context.key, context.repetition, made.policy_failed)
-        if server is not None:
-            await server.ready()
-    assert made is not None
-    return LostRun(context, Loss.POLICY, f"{settings.attempts} tries failed, at last: {made.policy_failed}")
+async def each(tasks: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+    """Yield tasks of either kind of iterable."""
+    if isinstance(tasks, AsyncIterable):
+        async for task in tasks:
+            yield task
+    else:
+        for task in tasks:
+            yield task
 
 
 async def judged(

@@ -15,6 +15,8 @@ from toolorch_rl.rollouts.errors import PolicyDownError
 logger = logging.getLogger(__name__)
 
 _PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0)
+_FRESH = 0.5
+"""Seconds for which an answer counts for other runs as well."""
 
 
 class Restartable(Protocol):
@@ -64,6 +66,7 @@ class PolicyServer:
         self._seconds = seconds
         self.restored = restored
         self.restarts = 0
+        self._answered = 0.0
         self._lock: asyncio.Lock | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -74,11 +77,14 @@ class PolicyServer:
             PolicyDownError: It does not within the time, or does not start again.
         """
         async with self._own_lock():
+            if time.monotonic() - self._answered < _FRESH:
+                return  # another run has just found out
             if self._server is not None and not self._server.running:
                 await self._restart(self._server)
             deadline = time.monotonic() + self._seconds
             for pause in (*_PAUSES, *[_PAUSES[-1]] * int(self._seconds)):
                 if await self._answers():
+                    self._answered = time.monotonic()
                     return
                 if self._server is not None and not self._server.running:
                     await self._restart(self._server)

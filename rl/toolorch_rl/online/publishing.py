@@ -1,0 +1,135 @@
+"""Each step's weights to the policy server, beside the training."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from toolorch_rl.rollouts.errors import RolloutError
+from toolorch_rl.weights import Probe, Published, Publisher, model_logprobs
+from toolorch_rl.weights.probe import Logprobs
+
+
+class Serving(Protocol):
+    """Where a trainer's weights go."""
+
+    @property
+    def model(self) -> str | None:
+        """Name to ask the server for; None: as the app has it."""
+
+    @property
+    def number(self) -> int:
+        """How many versions have been published."""
+
+
+class WeightStream:
+    """Publishes versions one after the other in a thread of its own; a newer one waits for the one before.
+
+    What is saved are the trainer's weights at that moment, and the probe compares with what the trainer's model says
+    at that moment, so that the training can go on meanwhile.
+
+    Args:
+        publisher: Knows the server.
+        probe: The publisher's.
+        folder: Where versions are saved; by default a temporary folder. The newest few are kept.
+        keep: How many.
+        background: Publish beside the training; False waits for each version.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        probe: Probe,
+        folder: Path | None = None,
+        *,
+        keep: int = 8,
+        background: bool = True,
+    ) -> None:
+        self._publisher, self._probe = publisher, probe
+        self._own = tempfile.TemporaryDirectory(prefix="toolorch-versions-") if folder is None else None
+        self._folder = Path(self._own.name) if self._own is not None else Path(folder or ".")
+        self._keep = keep
+        self._background = background
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._published: Published | None = None
+        self._latest: Path | None = None
+        self.number = 0
+        self.seconds = 0.0
+        """How long the last version took from its step to being served."""
+
+    @property
+    def model(self) -> str | None:
+        """Name to ask the server for; None before the first version."""
+        return None if self._published is None else self._published.model
+
+    @property
+    def name(self) -> str | None:
+        """What traces call the newest version that is served."""
+        return None if self._published is None else self._published.name
+
+    @property
+    def busy(self) -> bool:
+        """Whether a version is on its way."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def send(self, step: int, model: Any, tokenizer: Any = None) -> None:
+        """Publish the weights of a step.
+
+        Raises:
+            RolloutError: The version before was refused by the probe, or could not be swapped in.
+        """
+        self.wait()
+        began = time.monotonic()
+        folder = self._folder / f"v{step}"
+        model.save_pretrained(str(folder))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(folder))
+        wanted = model_logprobs(model)(self._probe.sequences)
+        self._thread = threading.Thread(
+            target=self._publish, args=(f"v{step}", folder, wanted, began), name="publish", daemon=True
+        )
+        self._thread.start()
+        if not self._background:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the version on its way.
+
+        Raises:
+            RolloutError: It was refused.
+        """
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise RolloutError(f"the new weights are not served: {error}") from error
+
+    def again(self) -> None:
+        """Serve the newest version once more: a server that was started again has lost it."""
+        if self._published is not None and self._latest is not None:
+            self._published = self._publisher.publish(self._published.version, self._latest)
+
+    def close(self) -> None:
+        """Let the version on its way end, and remove a temporary folder; the server goes on with what it has."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._own is not None:
+            self._own.cleanup()
+
+    def _publish(self, version: str, folder: Path, wanted: Logprobs, began: float) -> None:
+        try:
+            self._published = self._publisher.publish(version, folder, reference=lambda _: wanted)
+        except BaseException as error:
+            self._error = error
+            return
+        self._latest = folder
+        self.number += 1
+        self.seconds = time.monotonic() - began
+        versions = sorted(self._folder.glob("v*"), key=lambda path: path.stat().st_mtime)
+        for old in versions[: -self._keep]:
+            shutil.rmtree(old, ignore_errors=True)
