@@ -3,7 +3,10 @@
 import typer
 
 from toolorch_integrations import __version__
+from toolorch_integrations.cli.estimate import estimate
 from toolorch_integrations.cli.evaluate import evaluate
+from toolorch_integrations.cli.loop import loop
+from toolorch_integrations.cli.promote import promote
 from toolorch_integrations.cli.serve import serve
 from toolorch_integrations.cli.synthesize import synthesize
 from toolorch_integrations.cli.traces import traces
@@ -14,6 +17,9 @@ app.add_typer(serve, name="serve")
 app.add_typer(traces, name="traces")
 app.command()(synthesize)
 app.command()(train)
+app.command()(estimate)
+app.command()(loop)
+app.command()(promote)
 app.command("eval")(evaluate)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from toolorch_integrations.cli.options import Shown, preferences
 from toolorch_integrations.cli.traces import (
     DEFAULT_STORE,
     AppName,
@@ -29,24 +29,6 @@ if TYPE_CHECKING:
     from toolorch_rl.estimate import EstimateReport, Interval
 
 _COLOURS = {"better": "green", "worse": "red", "cannot say": "yellow"}
-
-
-class Shown(StrEnum):
-    """How a report is written."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-def preferences(text: str) -> Preferences:
-    """Read preferences such as cost=0.6,latency=0.2 or a JSON object."""
-    try:
-        if text.lstrip().startswith("{"):
-            return Preferences.model_validate_json(text)
-        pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-        return Preferences.model_validate({name.strip(): float(value) for name, _, value in pairs})
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} are no preferences: give cost=0.6,latency=0.2 or JSON ({error})") from error
 
 
 Wanted = Annotated[
@@ -71,7 +53,7 @@ def estimate(
     model: Model = None,
     since: Since = None,
     limit: Limit = None,
-    preferences: Wanted = None,
+    wanted: Wanted = None,
     preset: Annotated[str, typer.Option(help="How rewards are normalised: paper, released_script or ours.")] = "ours",
     group_by: Annotated[str | None, typer.Option(help="Key of the traces' metadata that names the task.")] = None,
     shown: Annotated[Shown, typer.Option("--format", help="A table for people, JSON for programs.")] = Shown.TABLE,
@@ -87,7 +69,7 @@ def estimate(
         model=model,
         since=since,
         limit=limit,
-        preferences=preferences,
+        preferences=wanted,
         preset=preset,
         group_by=group_by,
     )

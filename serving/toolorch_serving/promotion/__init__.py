@@ -10,6 +10,7 @@ from toolorch_serving.promotion.live import live_runs
 from toolorch_serving.promotion.promotion import Promotion, Sources
 from toolorch_serving.promotion.publisher import Publisher
 from toolorch_serving.promotion.records import PromotionRecord, PromotionRecords, Step
+from toolorch_serving.promotion.served import ServedAdapters
 
 __all__ = [
     "CanaryPlan",
@@ -26,6 +27,7 @@ __all__ = [
     "PromotionRecords",
     "Proof",
     "Publisher",
+    "ServedAdapters",
     "Sources",
     "Stage",
     "StageProof",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from toolorch_integrations.preferences import Preferences
 from toolorch_rl.estimate import EstimateReport
-from toolorch_rl.evaluation import Comparison
+from toolorch_rl.evaluation import Comparison, TaskResult
+from toolorch_rl.rewards import preset, reward
 from toolorch_serving.promotion.criteria import Stage
 
 
@@ -67,3 +69,27 @@ def of_comparison(comparison: Comparison) -> Evidence:
         change = entry.change
         changes[str(name)] = Change(change.value, change.low, change.high, entry.before.value, change.note)
     return Evidence(Stage.EVALUATION, changes, {"tasks": comparison.paired})
+
+
+def rewarded(
+    before: Sequence[TaskResult], after: Sequence[TaskResult], preferences: Callable[[str], Preferences]
+) -> tuple[list[TaskResult], list[TaskResult]]:
+    """Return two evaluations with the scalar reward of each run, where it has none: a task's runs of both are a group.
+
+    Args:
+        before: Results of one version.
+        after: Results of the other, on the same tasks.
+        preferences: Says what the caller of a task cares about.
+    """
+    results = [*before, *after]
+    if not results or all(result.reward is not None for result in results):
+        return list(before), list(after)
+    tasks = [result.task_id for result in results]
+    found = reward(
+        [result.features() for result in results], tasks, [preferences(task) for task in tasks], preset("ours")
+    )
+    filled = [
+        result.model_copy(update={"reward": float(scalar)})
+        for result, scalar in zip(results, found.scalars, strict=True)
+    ]
+    return filled[: len(before)], filled[len(before) :]

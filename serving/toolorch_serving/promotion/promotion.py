@@ -16,12 +16,13 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from toolorch_integrations.errors import ToolorchError
+from toolorch_integrations.preferences import Preferences
 from toolorch_rl.estimate import EstimateReport
 from toolorch_rl.evaluation import TaskResult, compare
 from toolorch_serving.promotion.canary import CanaryPlan, LiveRun, of_canary
 from toolorch_serving.promotion.ending import end, following
 from toolorch_serving.promotion.errors import PromotionError
-from toolorch_serving.promotion.evidence import Evidence, of_comparison, of_estimate
+from toolorch_serving.promotion.evidence import Evidence, of_comparison, of_estimate, rewarded
 from toolorch_serving.promotion.gate import Decision, Gate, Verdict
 from toolorch_serving.promotion.publisher import Publisher
 from toolorch_serving.promotion.records import PromotionRecord, PromotionRecords, Step, SupersededError
@@ -40,11 +41,13 @@ class Sources:
         estimate: Gives the off-policy estimate of the candidate.
         evaluate: Gives the results of a version on the held-out tasks, the same ones for each version.
         live: Gives the runs of both versions that began since an epoch second, oldest first.
+        preferences: Says what the caller of a held-out task cares about, for results without a reward.
     """
 
     estimate: Callable[[], EstimateReport]
     evaluate: Callable[[str], Sequence[TaskResult]]
     live: Callable[[float], Iterable[LiveRun]]
+    preferences: Callable[[str], Preferences] = lambda task: Preferences()
 
 
 @dataclass(slots=True)
@@ -137,7 +140,8 @@ class Promotion:
 
     def _evaluate(self, last: PromotionRecord) -> PromotionRecord:
         before, after = self.sources.evaluate(last.incumbent), self.sources.evaluate(last.candidate)
-        return self._judged(last, Step.EVALUATED, of_comparison(compare(before, after)))
+        paired = rewarded(before, after, self.sources.preferences)
+        return self._judged(last, Step.EVALUATED, of_comparison(compare(*paired)))
 
     def _start_canary(self, last: PromotionRecord) -> PromotionRecord:
         if not self.publisher.serves(last.candidate):

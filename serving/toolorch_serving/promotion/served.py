@@ -1,0 +1,71 @@
+"""Adapters in a running server, as a promotion needs them: published with a probe, and taken out by hand only."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from toolorch_rl.weights import LoraPublisher, Probe, Published, ServerControl
+from toolorch_serving.promotion.errors import PromotionError
+
+_KEPT = 1_000_000
+"""Versions that the publisher may leave behind before it drops one: never, since the incumbent may be an old one."""
+
+
+class ServedAdapters:
+    """Versions of a policy in a server with LoRA: vLLM or the embedded engine.
+
+    A version is known by the name that the server answers under, such as `orchestrator-v12`.
+
+    Args:
+        url: Of the server.
+        name: The bare policy's name there.
+        base: The bare policy's folder or hub name: the probe's log-probabilities are computed from it.
+        tolerance: Largest difference between server and trainer that the probe allows; 0.5 for bfloat16.
+
+    Raises:
+        WeightsError: The server cannot be reached.
+    """
+
+    def __init__(self, url: str, name: str, base: str | Path | None = None, tolerance: float = 1e-3) -> None:
+        self.name = name
+        self._url = url
+        self._base = base
+        self._tolerance = tolerance
+        self._server = ServerControl(url, timeout=120)
+
+    def publish(self, version: str, folder: Path) -> Published:
+        """Serve an adapter under a version's name, and prove by a probe that the server answers with it.
+
+        Raises:
+            PromotionError: The name is not one of this policy's versions, or the folder holds no adapter.
+            WeightsError: The adapter cannot be loaded, or the probe failed.
+        """
+        if not version.startswith(f"{self.name}-"):
+            raise PromotionError(f"version {version!r} must begin with the policy's name: {self.name}-{version}")
+        if not (folder / "adapter_config.json").is_file():
+            raise PromotionError(
+                f"{folder} holds no adapter (adapter_config.json): a canary needs both versions in one server, "
+                "so train with an adapter (--lora-rank 16)"
+            )
+        return self._publisher.publish(version.removeprefix(f"{self.name}-"), folder)
+
+    def serves(self, version: str) -> bool:
+        """Return whether the server answers under a name."""
+        return version in self._server.models()
+
+    def retire(self, version: str) -> None:
+        """Take a version out; the bare policy, and one that is not there, are left alone."""
+        if version != self.name and self.serves(version):
+            self._server.unload_adapter(version)
+
+    @cached_property
+    def _publisher(self) -> LoraPublisher:
+        from transformers import AutoConfig
+
+        if self._base is None:
+            raise PromotionError("base is needed to publish an adapter: give the bare policy's folder (--base)")
+        vocabulary = int(AutoConfig.from_pretrained(str(self._base)).get_text_config().vocab_size)
+        probe = Probe.random(vocabulary)
+        probe = Probe(probe.sequences, self._tolerance, probe.noise)
+        return LoraPublisher(self._url, self.name, probe=probe, folder=self._base, max_staleness=_KEPT)
