@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -125,11 +125,12 @@ class _Tokens:
 
     @classmethod
     def of(cls, nodes: list[Node], sampled: list[Node]) -> _Tokens:
-        lengths = np.fromiter((len(node.ids) for node in nodes), np.int64, len(nodes)) // ID_TYPE.itemsize
-        starts = [0, *np.cumsum(lengths).tolist()]
+        lengths = [len(node.ids) // ID_TYPE.itemsize for node in nodes]
+        starts = list(accumulate(lengths, initial=0))
         mask = np.zeros(starts[-1], np.bool_)
-        logprobs = np.full(starts[-1], np.nan, LOGPROB_TYPE)
-        temperatures = np.ones(starts[-1], np.float32)
+        logprobs, temperatures = np.empty(starts[-1], LOGPROB_TYPE), np.empty(starts[-1], np.float32)
+        logprobs.fill(np.nan)
+        temperatures.fill(1.0)
         for node in sampled:
             span = slice(starts[node.index], starts[node.index + 1])
             mask[span] = True
@@ -138,7 +139,7 @@ class _Tokens:
             if node.turn is not None:
                 temperatures[span] = temperature_of(node.turn) or 1.0
         ids = np.frombuffer(b"".join([node.ids for node in nodes]), ID_TYPE)
-        return cls(starts, ids, mask, logprobs, temperatures, np.repeat(np.arange(len(nodes), dtype=np.int32), lengths))
+        return cls(starts, ids, mask, logprobs, temperatures, np.arange(len(nodes), dtype=np.int32).repeat(lengths))
 
 
 def _rows(trace: Trace, tokens: _Tokens, sampled: set[int]) -> Iterable[Row]:
@@ -152,14 +153,15 @@ def _rows(trace: Trace, tokens: _Tokens, sampled: set[int]) -> Iterable[Row]:
             path.append(at)
             at = nodes[at].parent
         path.reverse()
-        if not any(index in sampled and index not in taken for index in path):
+        shared = len(taken.intersection(path)) if taken else 0  # what earlier rows have is where the path begins
+        if sampled.isdisjoint(path[shared:]):
             continue
         for index in path:
             if not nodes[index].exact:
                 raise TraceRefusedError(trace.id, Reason.INEXACT, f"node {index} lacks the server's ids")
-        row = _row(trace.id, tokens, path, sum(index in taken for index in path))
+        row = _row(trace.id, tokens, path, shared)
         taken.update(path)
-        if row.trained.any():
+        if path[0] not in sampled or row.trained.any():
             yield row
 
 

@@ -1,8 +1,8 @@
 """Attention over a trie in chunks of queries, as an attention implementation of transformers.
 
 It runs wherever PyTorch does, needs memory for one chunk, and has what TRL's kernel for packed rows refuses: attention
-sinks, sliding windows and capped scores. Keys and values of a chunk are copied together, attended to by PyTorch's own
-`scaled_dot_product_attention`, and made anew in the backward pass.
+sinks, sliding windows and capped scores. Keys and values of a chunk are copied together and attended to by PyTorch's
+own `scaled_dot_product_attention`; they are copied anew in the backward pass.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from toolorch_rl.packing.cpu_kernel import CpuKernel, apart, repeated, together
 from toolorch_rl.packing.errors import PackingError
 from toolorch_rl.packing.plan import TreePlan
 
@@ -83,34 +84,30 @@ def attend(
 ) -> torch.Tensor:
     """Return attention of queries (batch, heads, Q, size) to keys and values (batch, key heads, K, size).
 
-    `mask` is `bool`, (Q, K) or (batch, 1, Q, K). Heads that share keys are laid side by side as queries, so that no
-    key is copied.
+    `mask` is (Q, K) or (batch, 1, Q, K): `bool`, or what is added to the scores.
     """
-    batch, heads, number, size = query.shape
-    shared = heads // key.shape[1]
-    folded = query.reshape(batch, key.shape[1], shared * number, size)
-    if mask is not None and shared > 1:
-        mask = torch.cat([mask] * shared, dim=-2)
+    shared = query.shape[1] // key.shape[1]
+    heads, keys, values = apart(query, shared), repeated(key, shared), repeated(value, shared)
+    if mask is not None and mask.dim() == 4:
+        mask = mask.repeat_interleave(shared, 0)
     if sinks is None and softcap is None:
-        out = scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scale)
-        return out.reshape(batch, heads, number, value.shape[-1])
-    scores = (folded @ key.transpose(-1, -2)).float() * scale
+        return together(scaled_dot_product_attention(heads, keys, values, attn_mask=mask, scale=scale), shared)
+    scores = (heads @ keys.transpose(-1, -2)).float() * scale
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    if sinks is not None:
-        # A sink takes its share of a query's attention and gives nothing for it.
-        column = sinks.float().view(1, -1, shared, 1, 1).expand(batch, -1, -1, number, 1)
-        column = column.reshape(batch, key.shape[1], shared * number, 1)
-        shares = torch.cat([scores, column], dim=-1).softmax(-1)[..., :-1]
-    else:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    if sinks is None:
         shares = scores.softmax(-1)
-    return (shares.to(value.dtype) @ value).reshape(batch, heads, number, value.shape[-1])
+    else:
+        # A sink takes its share of a query's attention and gives nothing for it.
+        column = sinks.float().view(-1, shared).t().repeat(len(query), 1)[:, :, None, None]
+        shares = torch.cat([scores, column.expand(*scores.shape[:3], 1)], dim=-1).softmax(-1)[..., :-1]
+    return together(shares.to(values.dtype) @ values, shared)
 
 
 class _TreeAttention(torch.autograd.Function):
-    """Chunk after chunk forwards; backwards each chunk again, with its gradients added up by key."""
+    """Chunk after chunk forwards, and again backwards, with gradients added up by key."""
 
     @staticmethod
     def forward(
@@ -126,39 +123,58 @@ class _TreeAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         if query.shape[0] != 1 or query.shape[2] != len(tree.packed):
             raise PackingError(f"{tuple(query.shape)} queries do not go with one trie of {len(tree.packed)} tokens")
-        ctx.save_for_backward(query, key, value, sinks)
-        ctx.settings = (tree, scale, window, softcap)
         out = query.new_empty(*query.shape[:3], value.shape[-1])
-        for chunk in tree.chunks(window):
+        kernel = None if sinks is not None or softcap is not None else CpuKernel.of(query, value)
+        for chunk in tree.chunks(window, query.dtype):
             part = slice(chunk.start, chunk.stop)
-            keys, values = chunk.gather(key), chunk.gather(value)
-            out[:, :, part] = attend(query[:, :, part], keys, values, chunk.mask, scale, sinks, softcap)
+            given = (query[:, :, part], chunk.gather(key), chunk.gather(value))
+            if kernel is not None:
+                out[:, :, part] = kernel.forward(*given, chunk.bias, scale)
+            else:
+                out[:, :, part] = attend(*given, chunk.bias, scale, sinks, softcap)
+        ctx.save_for_backward(query, key, value, sinks, None if kernel is None else out)
+        ctx.settings = (tree, scale, window, softcap, kernel)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, sinks = ctx.saved_tensors
-        tree, scale, window, softcap = ctx.settings
+        query, key, value, sinks, out = ctx.saved_tensors
+        tree, scale, window, softcap, kernel = ctx.settings
         by_query = torch.empty_like(query)
         # Keys of a prompt sum over many chunks: in single precision at least.
         wide = torch.promote_types(key.dtype, torch.float32)
         by_key, by_value = torch.zeros_like(key, dtype=wide), torch.zeros_like(value, dtype=wide)
         by_sink = None if sinks is None else torch.zeros_like(sinks, dtype=wide)
-        for chunk in tree.chunks(window):
+        for number, chunk in enumerate(tree.chunks(window, query.dtype)):
             part = slice(chunk.start, chunk.stop)
-            leaves = [query[:, :, part], chunk.gather(key), chunk.gather(value)] + ([] if sinks is None else [sinks])
-            leaves = [leaf.detach().requires_grad_() for leaf in leaves]
-            with torch.enable_grad():
-                sink = None if sinks is None else leaves[3]
-                out = attend(leaves[0], leaves[1], leaves[2], chunk.mask, scale, sink, softcap)
-            by_query[:, :, part], keys, values, *rest = torch.autograd.grad(out, leaves, grad[:, :, part])
+            given = (query[:, :, part], chunk.gather(key), chunk.gather(value))
+            if kernel is not None:
+                slopes = kernel.backward(number, grad[:, :, part], *given, out[:, :, part], chunk.bias, scale)
+            else:
+                slopes = _slopes(grad[:, :, part], given, chunk.bias, scale, sinks, softcap)
+            by_query[:, :, part] = slopes[0]
             at = 0
             for start, stop in chunk.spans:
-                by_key[:, :, start:stop] += keys[:, :, at : at + stop - start]
-                by_value[:, :, start:stop] += values[:, :, at : at + stop - start]
+                by_key[:, :, start:stop] += slopes[1][:, :, at : at + stop - start]
+                by_value[:, :, start:stop] += slopes[2][:, :, at : at + stop - start]
                 at += stop - start
             if by_sink is not None:
-                by_sink += rest[0]
+                by_sink += slopes[3]
         by_sink = None if by_sink is None else by_sink.to(sinks.dtype)
         return by_query, by_key.to(key.dtype), by_value.to(value.dtype), by_sink, None, None, None, None
+
+
+def _slopes(
+    grad: torch.Tensor,
+    given: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    bias: torch.Tensor,
+    scale: float,
+    sinks: torch.Tensor | None,
+    softcap: float | None,
+) -> tuple[torch.Tensor, ...]:
+    """Return the gradients of a chunk's queries, keys, values and sinks, from a forward made anew."""
+    leaves = [one.detach().requires_grad_() for one in (*given, *([] if sinks is None else [sinks]))]
+    with torch.enable_grad():
+        out = attend(leaves[0], leaves[1], leaves[2], bias, scale, None if sinks is None else leaves[3], softcap)
+    return torch.autograd.grad(out, leaves, grad)

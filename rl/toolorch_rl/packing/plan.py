@@ -28,8 +28,8 @@ class Chunk:
     stop: int
     spans: tuple[tuple[int, int], ...]
     """Starts and stops of the ranges of keys, in order; the last ends with the queries."""
-    mask: torch.Tensor | None
-    """`bool` (queries, keys); None: every query sees all keys."""
+    bias: torch.Tensor
+    """(queries, keys), what is added to scores: 0 where a query sees a key, else minus infinity."""
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         """Return the chunk's part of keys or values of shape (1, heads, N, size)."""
@@ -58,14 +58,14 @@ class TreePlan:
         self._positions = torch.as_tensor(packed.positions, device=device)
         self._spans: dict[int | None, list[tuple[tuple[int, int], ...]]] = {}
 
-    def chunks(self, window: int | None = None) -> Iterator[Chunk]:
+    def chunks(self, window: int | None = None, dtype: torch.dtype = torch.float32) -> Iterator[Chunk]:
         """Yield the chunks of queries; `window` is how many tokens of its row a query sees, itself included."""
         if window not in self._spans:
             starts = range(0, len(self.packed), CHUNK)
             self._spans[window] = [self._find(at, min(at + CHUNK, len(self.packed)), window) for at in starts]
         for number, spans in enumerate(self._spans[window]):
             start, stop = number * CHUNK, spans[-1][1]
-            yield Chunk(start, stop, spans, self._mask(start, stop, spans, window))
+            yield Chunk(start, stop, spans, self._bias(start, stop, spans, window, dtype))
 
     def dense(self, window: int | None = None) -> torch.Tensor:
         """Return the whole mask as `bool` (1, 1, N, N): True where a token is seen."""
@@ -103,13 +103,18 @@ class TreePlan:
             start = spans.pop()[0]
         return (*spans, (start, stop))
 
-    def _mask(
-        self, start: int, stop: int, spans: tuple[tuple[int, int], ...], window: int | None
-    ) -> torch.Tensor | None:
-        if stop - start == 1 and window is None:
-            return None
+    def _bias(
+        self, start: int, stop: int, spans: tuple[tuple[int, int], ...], window: int | None, dtype: torch.dtype
+    ) -> torch.Tensor:
         keys = torch.cat([torch.arange(*span, device=self.device) for span in spans])
-        return self._visible(start, stop, keys, window)
+        bias = torch.zeros(stop - start, len(keys), dtype=dtype, device=self.device)
+        # Most keys are seen by every query: only the others are looked at.
+        some = torch.arange(len(keys), device=self.device)
+        if window is None:
+            some = some[(keys >= start) | (self._ends[keys] < stop)]
+        hidden = ~self._visible(start, stop, keys[some], window)
+        bias[:, some] = torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, -torch.inf)
+        return bias
 
     def _visible(self, start: int, stop: int, keys: torch.Tensor, window: int | None) -> torch.Tensor:
         queries = torch.arange(start, stop, device=self.device)[:, None]
