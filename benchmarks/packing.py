@@ -265,6 +265,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--no-steps", action="store_true", help="leave out the training steps, which take minutes")
     parser.add_argument("--tries", type=int, default=1, help="how often each step is taken; the best counts")
+    parser.add_argument("--shorter", type=int, default=1, help="take the steps on a group so many times shorter")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=128)
     options = parser.parse_args()
@@ -276,6 +277,10 @@ def main() -> None:
     measure_packer(many, "512 runs in 16,384", 16_384)
     measure_tokens(runs, examples)
     if not options.no_steps:
+        if options.shorter > 1:
+            runs = group(8, 10, *(number // options.shorter for number in (2000, 150, 400)))
+            examples = measure_rows([runs], f"{options.shorter} times shorter")
+            measure_tokens(runs, examples)
         measure_steps(runs, examples, options.layers, options.hidden, options.tries)
 
 

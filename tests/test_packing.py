@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from toolorch_rl.packing import PackingError, logprobs_of, pack, set_attention, support, terms_of
+from toolorch_rl.packing.cpu_kernel import CpuKernel
 from toolorch_rl.packing.plan import TreePlan, block_pattern
 from toolorch_rl.rows import Example, Row
 
@@ -273,6 +274,23 @@ def test_any_rows_are_read_as_if_each_stood_alone(lists, seed):
     rows = [row(ids_of(tokens), rng.random(len(tokens)) < 0.7) for tokens in lists]
     if any(one.trained[1:].any() for one in rows):
         assert_equal(made("qwen3"), rows, set="chunked")
+
+
+def test_chunks_are_forwarded_again_where_the_cpu_kernel_does_not_serve(monkeypatch):
+    monkeypatch.setattr(CpuKernel, "of", classmethod(lambda cls, query, value: None))
+    assert_equal(made("qwen3 with windows in some layers"), branching_rows(), set="chunked")
+
+
+def test_mixed_precision_is_near_single_precision():
+    model, rows = made("qwen3"), branching_rows()
+    expected = torch.cat(alone(model, rows))
+    set_attention(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = torch.cat(packed(model, rows))
+    assert got.dtype == torch.float32
+    assert (got - expected).abs().mean() < 0.05
+    slopes = torch.autograd.grad(got.mean(), list(model.parameters()))
+    assert all(slope.isfinite().all() for slope in slopes)
 
 
 def test_a_model_that_is_set_up_still_reads_unpacked_rows():

@@ -57,6 +57,8 @@ def tree_attention(
         raise PackingError(
             "the model adds a bias by distance, which tokens of a trie do not have: do not pack its rows"
         )
+    # Under autocast norms and rotations leave queries and keys in single precision, and values are as they should be.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     sinks = None if s_aux is None else s_aux.reshape(-1)
     if tree is None:
