@@ -164,7 +164,7 @@ def _plain_head(inner: Any) -> bool:
         try:
             inner.set_attn_implementation("eager")  # nothing to compile for two tokens
             device = next(inner.parameters()).device
-            # Dropout draws must not move the random state: a resumed training run looks anew, and has to go on as it was.
+            # Dropout must not move the random state: a resumed training run looks anew, and has to go on as it was.
             with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
                 ids = torch.zeros(1, 2, dtype=torch.long, device=device)
                 logits = inner(input_ids=ids, use_cache=False).logits
