@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from toolorch_integrations.entry import Endpoint, Price, Specialist
 from toolorch_integrations.testing import Reply, Request, ScriptedPolicy
 from toolorch_rl.environments import EnvironmentSchema
 from toolorch_rl.environments.catalog import operations_of
 from toolorch_rl.replay import value_at
+from toolorch_rl.synthesis.by_model import Try
+from toolorch_rl.tasks import Task
 
 WORDS = ("amber", "birch", "cobalt", "delta", "ember", "falcon", "garnet", "harbour", "indigo", "juniper", "kestrel")
 PLACEHOLDER = re.compile(r"\{\{(\w+):([^{}]+)\}\}")
@@ -55,7 +58,7 @@ class ScriptedAuthor(ScriptedPolicy):
     Args:
         faults: What is wrong with the tasks of the first intents, in order; see `_fault`.
         clumsy: Wrap each answer in prose and a code fence, and cut the first answer to each question short.
-        hopeless: Solve every task at the first of so many tries only; 1 solves all.
+        solves: Whether it solves a task, try by try, over and over.
     """
 
     def __init__(self, faults: Sequence[str] = (), *, clumsy: bool = False, solves: Sequence[bool] = (True,)) -> None:
@@ -238,6 +241,29 @@ class ScriptedAuthor(ScriptedPolicy):
         )
 
 
+class Sure:
+    """A solver that asks nobody and knows the golden state; it fails the first `failures` tries of each task."""
+
+    name = "sure"
+
+    def __init__(self, failures: Callable[[Task], int] = lambda task: 0) -> None:
+        self.failures = failures
+        self.tries: list[tuple[str, int]] = []
+
+    def bound(self, task: Task) -> float:
+        return 0.001
+
+    async def __call__(self, task: Task, number: int) -> Try:
+        self.tries.append((task.id, number))
+        right = number >= self.failures(task)
+        return Try(task.answer if right else "", task.golden_state, 10, 5, 0.001)
+
+
+def author_at(url: str, **fields: Any) -> Specialist:
+    endpoint = Endpoint(url=url, model="author", max_tokens=512, **fields)
+    return Specialist(name="author", endpoint=endpoint, price=Price(input=1, output=2), retries=0)
+
+
 def _kind(request: Mapping[str, Any]) -> str:
     prompt = request["messages"][1]["content"]
     marks = {"Design the": "schema", "Fill it": "state", "Think of": "intents", '"must_say"': "task"}
@@ -266,7 +292,7 @@ def _fault(draft: dict[str, Any], fault: str) -> dict[str, Any]:
         case "unsaid":
             return {**draft, "must_say": [*draft["must_say"], ["rhubarb"]]}
         case "misshapen":
-            return {**draft, "turns": [draft["turns"][0] * 1, [{"id": "y", "name": "list_shelves", "arguments": {}}]]}
+            return {**draft, "turns": [draft["turns"][0], [{"id": "y", "name": "list_shelves", "arguments": {}}]]}
         case "unsolvable":
             return {**draft, "request": f"Perhaps {draft['request']}"}
     return draft

@@ -11,9 +11,8 @@ import pickle
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar, cast, get_args, overload
+from typing import Any, Generic, Literal, Self, TypeVar, cast, get_args, overload
 
 from toolorch_integrations.errors import ToolorchError
 from toolorch_rl import pools
@@ -22,6 +21,9 @@ Backend = Literal["asyncio", "threads", "processes", "ray"]
 """Where the work is done. `asyncio` takes a coroutine function, `threads` and `processes` a plain one, `ray` either."""
 
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+RETRIES = 2
+"""Further tries of an item whose worker died, unless said otherwise."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,6 +60,63 @@ class Outcome(Generic[Item, Result]):
         return cast(Result, self.value)
 
 
+class Workers:
+    """Workers that stay for several rounds of work: starting those of Ray takes seconds.
+
+    Args:
+        workers: Threads, processes or Ray actors; with `asyncio`, coroutines.
+        backend: Where the work is done. `ray` joins the cluster that RAY_ADDRESS names (`auto`: the one on this
+            machine), or else starts one of its own here until the workers are closed.
+        at_once: Items that a Ray worker has at a time; all of them are done again when it dies. 1 elsewhere.
+        cpus: Cores that a Ray worker claims; less than 1 for work that mostly waits.
+
+    Raises:
+        FanOutError: The arguments do not fit together, Ray is not installed, or its cluster has too few cores.
+
+    Example:
+        >>> with Workers(2) as workers:
+        ...     sorted(outcome.result() for outcome in workers.fan_out(abs, [-1, 2, -3]))
+        [1, 2, 3]
+    """
+
+    def __init__(self, workers: int = 4, backend: Backend = "threads", *, at_once: int = 1, cpus: float = 1.0) -> None:
+        _check(workers, backend, at_once)
+        self.backend = backend
+        try:
+            self._pool = pools.pool(backend, workers, at_once, cpus)
+        except pools.PoolError as error:
+            raise FanOutError(str(error)) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the workers go."""
+        self._pool.close()
+
+    @overload
+    def fan_out(
+        self, function: Callable[[Item], Awaitable[Result]], items: Iterable[Item], *, retries: int = ...
+    ) -> Iterator[Outcome[Item, Result]]: ...
+
+    @overload
+    def fan_out(
+        self, function: Callable[[Item], Result], items: Iterable[Item], *, retries: int = ...
+    ) -> Iterator[Outcome[Item, Result]]: ...
+
+    def fan_out(
+        self, function: Callable[[Item], Any], items: Iterable[Item], *, retries: int = RETRIES
+    ) -> Iterator[Outcome[Item, Any]]:
+        """Do as the function `fan_out`, one round at a time."""
+        _check_function(function, self.backend)
+        if retries < 0:
+            raise FanOutError(f"retries is {retries}: it must be at least 0.")
+        return _outcomes(self._pool, function, items, retries)
+
+
 @overload
 def fan_out(
     function: Callable[[Item], Awaitable[Result]],
@@ -91,22 +150,22 @@ def fan_out(
     backend: Backend = "threads",
     *,
     at_once: int = 1,
-    retries: int = 2,
+    retries: int = RETRIES,
     cpus: float = 1.0,
 ) -> Iterator[Outcome[Item, Any]]:
     """Work on items, `workers` times `at_once` of them side by side; give the outcomes as they come.
 
-    Items are drawn from the iterable only as there is room for them. Closing the iterator drops what has not begun.
+    Items are drawn from the iterable only as there is room for them: at no time are more than that many items begun and
+    their outcomes not given yet. Closing the iterator drops what has not begun.
 
     Args:
         function: What is done with an item. For `processes` and `ray` it and the items travel to other processes.
         items: Any number of them.
-        workers: Threads, processes or Ray actors; with `asyncio`, coroutines.
-        backend: Where the work is done. `ray` joins the cluster that RAY_ADDRESS names (`auto`: the one on this
-            machine), or else starts one of its own here for the time of the call.
-        at_once: Items that a Ray worker has at a time; all of them are done again when it dies. 1 elsewhere.
+        workers: See `Workers`, as for `backend`, `at_once` and `cpus`.
+        backend: Where the work is done.
+        at_once: Items that a Ray worker has at a time.
         retries: Further tries of an item whose worker died.
-        cpus: Cores that a Ray worker claims; less than 1 for work that mostly waits.
+        cpus: Cores that a Ray worker claims.
 
     Raises:
         FanOutError: The arguments do not fit together, Ray is not installed, or its cluster has too few cores.
@@ -115,33 +174,20 @@ def fan_out(
         >>> sorted(outcome.result() for outcome in fan_out(abs, [-1, 2, -3], workers=2))
         [1, 2, 3]
     """
-    _check(function, workers, backend, at_once, retries)
-    make: dict[str, Callable[[Callable[..., Any], int], pools.Pool]]
-    make = {"asyncio": pools.LoopPool, "threads": pools.ThreadPool, "processes": pools.ProcessPool}
-    pool: pools.Pool
+    _check(workers, backend, at_once)
+    _check_function(function, backend)
+    crew = Workers(workers, backend, at_once=at_once, cpus=cpus)
     try:
-        pool = pools.RayPool(function, workers, at_once, cpus) if backend == "ray" else make[backend](function, workers)
-    except pools.PoolError as error:
-        raise FanOutError(str(error)) from error
-    return _outcomes(pool, items, retries)
+        outcomes = crew.fan_out(function, items, retries=retries)
+    except FanOutError:
+        crew.close()
+        raise
+    return _then_closed(crew, outcomes)
 
 
-@contextmanager
-def ray_cluster(workers: int, cpus: float = 1.0) -> Iterator[None]:
-    """Stay in one Ray cluster for as long as the `with` block lasts, for several calls of `fan_out`.
-
-    Raises:
-        FanOutError: Ray is not installed, or its cluster cannot be joined.
-    """
-    try:
-        ray, started = pools.joined(workers * cpus)
-    except pools.PoolError as error:
-        raise FanOutError(str(error)) from error
-    try:
-        yield
-    finally:
-        if started:
-            ray.shutdown()
+def _then_closed(crew: Workers, outcomes: Iterator[Outcome[Item, Any]]) -> Iterator[Outcome[Item, Any]]:
+    with crew:
+        yield from outcomes
 
 
 @dataclass(slots=True)
@@ -151,16 +197,27 @@ class _Job(Generic[Item]):
     attempts: int = 0
 
 
-def _outcomes(pool: pools.Pool, items: Iterable[Item], retries: int) -> Iterator[Outcome[Item, Any]]:
+def _outcomes(
+    pool: pools.Pool, function: Callable[[Item], Any], items: Iterable[Item], retries: int
+) -> Iterator[Outcome[Item, Any]]:
     fresh = (_Job(number, item) for number, item in enumerate(items))
     again: deque[_Job[Item]] = deque()
     running: dict[Future[Any], _Job[Item]] = {}
+    ended: deque[Outcome[Item, Any]] = deque()
     try:
         while True:
-            done: set[Future[Any]] = set()
-            if running:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-            ended: list[Outcome[Item, Any]] = []
+            while len(running) + len(ended) < pool.slots:  # what nobody has heard of yet counts as under way
+                job = again.popleft() if again else next(fresh, None)
+                if job is None:
+                    break
+                job.attempts += 1
+                running[pool.submit(function, job.item)] = job
+            if ended:
+                yield ended.popleft()
+                continue
+            if not running:
+                return
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 job = running.pop(future)
                 died = pool.release(future)
@@ -168,17 +225,9 @@ def _outcomes(pool: pools.Pool, items: Iterable[Item], retries: int) -> Iterator
                     again.append(job)
                 else:
                     ended.append(_outcome(job, future, died))
-            while len(running) < pool.slots:
-                next_job = again.popleft() if again else next(fresh, None)
-                if next_job is None:
-                    break
-                next_job.attempts += 1
-                running[pool.submit(next_job.item)] = next_job
-            yield from ended
-            if not running:
-                return
     finally:
-        pool.close()
+        for future in running:
+            pool.abandon(future)
 
 
 def _outcome(job: _Job[Item], future: Future[Any], died: bool) -> Outcome[Item, Any]:
@@ -194,14 +243,17 @@ def _outcome(job: _Job[Item], future: Future[Any], died: bool) -> Outcome[Item, 
     return Outcome(job.number, job.item, error=pools.cause(error))
 
 
-def _check(function: Callable[..., Any], workers: int, backend: str, at_once: int, retries: int) -> None:
+def _check(workers: int, backend: str, at_once: int) -> None:
     if backend not in BACKENDS:
         raise FanOutError(f"backend {backend!r} is none of {', '.join(BACKENDS)}.")
-    for name, value, least in (("workers", workers, 1), ("at_once", at_once, 1), ("retries", retries, 0)):
-        if value < least:
-            raise FanOutError(f"{name} is {value}: it must be at least {least}.")
+    for name, value in (("workers", workers), ("at_once", at_once)):
+        if value < 1:
+            raise FanOutError(f"{name} is {value}: it must be at least 1.")
     if at_once > 1 and backend != "ray":
         raise FanOutError("at_once is for the backend 'ray': give more `workers` instead.")
+
+
+def _check_function(function: Callable[..., Any], backend: str) -> None:
     if backend != "ray" and pools.is_async(function) != (backend == "asyncio"):
         kind = "a coroutine function" if backend == "asyncio" else "a plain function, not a coroutine function"
         raise FanOutError(f"The backend {backend!r} needs {kind}.")

@@ -29,31 +29,50 @@ class Pool(Protocol):
     slots: int
     """Items that may be under way at a time."""
 
-    def submit(self, item: Any) -> Future[Any]:
+    def submit(self, function: Function, item: Any) -> Future[Any]:
         """Begin with an item."""
 
     def release(self, future: Future[Any]) -> bool:
         """Take note that an item has ended, and say whether that was because its worker died."""
 
+    def abandon(self, future: Future[Any]) -> None:
+        """Give an item up that has not ended."""
+
     def close(self) -> None:
-        """Let the workers go; what has not begun never will."""
+        """Let the workers go."""
+
+
+def pool(backend: str, workers: int, at_once: int, cpus: float) -> Pool:
+    """Return the pool of a backend.
+
+    Raises:
+        PoolError: It cannot be set up.
+    """
+    if backend == "ray":
+        return RayPool(workers, at_once, cpus)
+    kinds: dict[str, Callable[[int], Pool]]
+    kinds = {"asyncio": LoopPool, "threads": ThreadPool, "processes": ProcessPool}
+    return kinds[backend](workers)
 
 
 class ThreadPool:
     """Threads of this process."""
 
-    def __init__(self, function: Function, workers: int) -> None:
+    def __init__(self, workers: int) -> None:
         self.slots = workers
-        self._function = function
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="fan-out")
 
-    def submit(self, item: Any) -> Future[Any]:
+    def submit(self, function: Function, item: Any) -> Future[Any]:
         """Begin with an item."""
-        return self._executor.submit(self._function, item)
+        return self._executor.submit(function, item)
 
     def release(self, future: Future[Any]) -> bool:
         """Say no: a thread does not die alone."""
         return False
+
+    def abandon(self, future: Future[Any]) -> None:
+        """Drop an item that has not begun; one that has goes on unheard."""
+        future.cancel()
 
     def close(self) -> None:
         """Let the threads end; those at work finish their item unheard."""
@@ -66,43 +85,39 @@ class LoopPool:
     A process has one such loop: connections cannot move between loops, and those that stand are used again.
     """
 
-    def __init__(self, function: Function, workers: int) -> None:
+    def __init__(self, workers: int) -> None:
         self.slots = workers
-        self._function = function
         self._loop = _loop()
-        self._running: set[Future[Any]] = set()
 
-    def submit(self, item: Any) -> Future[Any]:
+    def submit(self, function: Function, item: Any) -> Future[Any]:
         """Begin with an item."""
-        future = asyncio.run_coroutine_threadsafe(self._function(item), self._loop)
-        self._running.add(future)
-        return future
+        return asyncio.run_coroutine_threadsafe(function(item), self._loop)
 
     def release(self, future: Future[Any]) -> bool:
         """Say no: a coroutine does not die alone."""
-        self._running.discard(future)
         return False
 
+    def abandon(self, future: Future[Any]) -> None:
+        """Cancel the coroutine."""
+        future.cancel()
+
     def close(self) -> None:
-        """Cancel what is under way."""
-        for future in self._running:
-            future.cancel()
+        """Leave the loop to others."""
 
 
 class ProcessPool:
     """Processes of this machine. Each is an executor of its own: when one dies, it is known whose item it had."""
 
-    def __init__(self, function: Function, workers: int) -> None:
+    def __init__(self, workers: int) -> None:
         self.slots = workers
-        self._function = function
         self._context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
         self._idle: list[ProcessPoolExecutor] = []
         self._busy: dict[Future[Any], ProcessPoolExecutor] = {}
 
-    def submit(self, item: Any) -> Future[Any]:
+    def submit(self, function: Function, item: Any) -> Future[Any]:
         """Begin with an item, in a process that is idle, or else a new one."""
         executor = self._idle.pop() if self._idle else ProcessPoolExecutor(1, self._context)
-        future = executor.submit(self._function, item)
+        future = executor.submit(function, item)
         self._busy[future] = executor
         return future
 
@@ -115,8 +130,12 @@ class ProcessPool:
         self._idle.append(executor)
         return False
 
+    def abandon(self, future: Future[Any]) -> None:
+        """Let the item's process finish unheard, and end."""
+        self._busy.pop(future).shutdown(wait=False, cancel_futures=True)
+
     def close(self) -> None:
-        """Let the processes end; those at work finish their item unheard."""
+        """Let the processes end."""
         for executor in (*self._idle, *self._busy.values()):
             executor.shutdown(wait=False, cancel_futures=True)
 
@@ -128,25 +147,27 @@ class RayPool:
         PoolError: Ray is not installed, its cluster cannot be joined, or has too few cores.
     """
 
-    def __init__(self, function: Function, workers: int, at_once: int, cpus: float) -> None:
+    def __init__(self, workers: int, at_once: int, cpus: float) -> None:
         self.slots = workers * at_once
-        self._ray, self._started = joined(workers * cpus)
+        self._ray, self._started = _joined(workers * cpus)
+        self._load: dict[Any, int] = {}
+        self._busy: dict[Future[Any], Any] = {}
+        self._function: tuple[Any, Any] = (None, None)
         total = self._ray.cluster_resources().get("CPU", 0.0)
         if total < workers * cpus:  # or the actors that do not fit would be waited for without end
             self.close()
             raise PoolError(
                 f"The Ray cluster has {total:g} cores, {workers} workers of {cpus:g} were asked for: ask for fewer."
             )
-        kind = _AsyncWorker if is_async(function) else _Worker
-        self._actor = self._ray.remote(kind).options(max_concurrency=at_once, num_cpus=cpus)
-        self._function = self._ray.put(function)
-        self._load: dict[Any, int] = {self._actor.remote(self._function): 0 for _ in range(workers)}
-        self._busy: dict[Future[Any], Any] = {}
+        self._actor = self._ray.remote(_Worker).options(max_concurrency=at_once, num_cpus=cpus)
+        self._load = {self._actor.remote(): 0 for _ in range(workers)}
 
-    def submit(self, item: Any) -> Future[Any]:
+    def submit(self, function: Function, item: Any) -> Future[Any]:
         """Begin with an item, on the worker that has least to do."""
+        if self._function[0] is not function:
+            self._function = function, self._ray.put(function)  # it travels to each worker once
         worker = min(self._load, key=self._load.__getitem__)
-        future: Future[Any] = worker.run.remote(item).future()
+        future: Future[Any] = worker.run.remote([self._function[1]], item).future()
         self._load[worker] += 1
         self._busy[future] = worker
         return future
@@ -158,30 +179,47 @@ class RayPool:
         if worker in self._load:
             self._load[worker] -= 1
             if died:
-                del self._load[worker]
-                self._ray.kill(worker)  # one that is only out of reach must not go on
-                self._load[self._actor.remote(self._function)] = 0
+                self._replace(worker)
         return died
+
+    def abandon(self, future: Future[Any]) -> None:
+        """Put a new worker in the place of the item's."""
+        worker = self._busy.pop(future)
+        if worker in self._load:
+            self._replace(worker)
 
     def close(self) -> None:
         """Let the workers go, and the cluster if it was started for them."""
-        for worker in getattr(self, "_load", ()):
+        for worker in self._load:
             self._ray.kill(worker)
         if self._started:
             self._ray.shutdown()
 
+    def _replace(self, worker: Any) -> None:
+        del self._load[worker]
+        self._ray.kill(worker)  # one that is only out of reach must not go on
+        self._load[self._actor.remote()] = 0
+
 
 class _Worker:
-    def __init__(self, function: Function) -> None:
-        self._function = function
+    """An actor. What it holds of Ray is imported where it runs."""
 
-    def run(self, item: Any) -> Any:
-        return self._function(item)
+    def __init__(self) -> None:
+        self._key = ""
+        self._function: Function | None = None
+
+    async def run(self, reference: list[Any], item: Any) -> Any:
+        """Work on an item; a plain function has a thread of its own."""
+        if self._function is None or self._key != reference[0].hex():
+            self._function, self._key = await reference[0], reference[0].hex()
+        if is_async(self._function):
+            return await self._function(item)
+        return await asyncio.to_thread(self._function, item)
 
 
-class _AsyncWorker(_Worker):
-    async def run(self, item: Any) -> Any:
-        return await self._function(item)
+def is_async(function: Function) -> bool:
+    """Say whether calling a function, or an object, gives a coroutine."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def cause(error: BaseException) -> BaseException:
@@ -190,17 +228,8 @@ def cause(error: BaseException) -> BaseException:
     return inner if isinstance(inner, BaseException) else error
 
 
-def is_async(function: Function) -> bool:
-    """Say whether calling a function, or an object, gives a coroutine."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-
-
-def joined(cpus: float) -> tuple[Any, bool]:
-    """Return Ray, in a cluster, and whether the cluster is to be left when the work is done.
-
-    Raises:
-        PoolError: Ray is not installed, or its cluster cannot be joined.
-    """
+def _joined(cpus: float) -> tuple[Any, bool]:
+    """Return Ray, in a cluster, and whether the cluster is to be left when the work is done."""
     try:
         import ray
     except ImportError as error:

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from toolorch_integrations.cli import synthesize_by_model as by_model_options
+
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from toolorch_rl.tasks import Task
 
 
@@ -26,35 +30,49 @@ class OutputFormat(StrEnum):
 def synthesize(
     out: Annotated[Path, typer.Option(help="File to write, JSON lines.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
-    count: Annotated[int | None, typer.Option(help="Tasks in all; by default 500 a domain.", min=1)] = None,
-    domains: Annotated[str | None, typer.Option(help="Names, joined by commas; by default all.")] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Tasks in all; by default 500 a domain, or 100 in all by model.", min=1)
+    ] = None,
+    domains: Annotated[
+        str | None, typer.Option(help="Names, joined by commas; by default all. By model: what they are about.")
+    ] = None,
     format_: Annotated[OutputFormat, typer.Option("--format", help="What to write.")] = OutputFormat.TASKS,
+    by_model: by_model_options.ByModel = None,
+    model: by_model_options.Model = None,
+    price: by_model_options.ModelPrice = None,
+    key_variable: by_model_options.KeyVariable = None,
+    solver_url: by_model_options.SolverUrl = None,
+    solver_model: by_model_options.SolverModel = None,
+    solver_price: by_model_options.SolverPrice = None,
+    max_tokens: by_model_options.MaxTokens = None,
+    temperature: by_model_options.Temperature = None,
+    dollars: by_model_options.Dollars = None,
+    work: by_model_options.Work = None,
+    databases: by_model_options.Databases = None,
+    harder: by_model_options.Harder = None,
+    tries: by_model_options.Tries = None,
+    solved_most: by_model_options.SolvedMost = None,
+    repairs: by_model_options.Repairs = None,
+    workers: by_model_options.Workers = None,
+    ray: by_model_options.Ray = None,
 ) -> None:
-    """Make verified tasks from templates, in many domains and all patterns."""
+    """Make verified tasks from templates, in many domains and all patterns; or by language model (--by-model)."""
+    options = dict(locals())
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import track
 
     from toolorch_integrations.errors import ToolorchError
-    from toolorch_rl.synthesis import Mix, domain
-    from toolorch_rl.synthesis import domains as all_domains
-    from toolorch_rl.synthesis import synthesize as make
-    from toolorch_rl.synthesis.mix import COUNT
 
     console = Console(stderr=True, highlight=False)
     part = out.with_name(f"{out.name}.part")
     discarded: list[str] = []
     try:
-        wanted = domains.split(",") if domains is not None else list(all_domains())
-        names = list(dict.fromkeys(domain(name.strip()).name for name in wanted))
-        total = COUNT * len(names) if count is None else count
-        lacks = Mix().shortfalls(Mix().quotas(total // len(names)))
-        if lacks:
-            missing = ", ".join(f"{lack} {kind}" for kind, lack in lacks.items())
-            console.print(f"too few for the minimum counts; each domain lacks {missing} examples", soft_wrap=True)
-        tasks = track(
-            make(seed, total, names, discarded=discarded.append), "Tasks", total, console=console, transient=True
-        )
+        if by_model is None:
+            by_model_options.refuse(options)
+            names, total, tasks = _from_templates(seed, count, domains, discarded, console)
+        else:
+            made = by_model_options.made_by_model(options, console)
+            names, total, tasks = sorted({task.domain for task in made}), len(made), made
         with part.open("w", encoding="utf-8") as file:
             for line in _lines(tasks, format_):
                 file.write(line + "\n")
@@ -66,6 +84,28 @@ def synthesize(
     for reason in discarded:
         console.print(f"discarded: {escape(reason)}", soft_wrap=True)
     console.print(f"{total} verified {format_.value} of {len(names)} domains in {escape(str(out))}", soft_wrap=True)
+
+
+def _from_templates(
+    seed: int, count: int | None, domains: str | None, discarded: list[str], console: Console
+) -> tuple[list[str], int, Iterable[Task]]:
+    """Return the domains' names, the number of tasks, and the tasks as they are made."""
+    from rich.progress import track
+
+    from toolorch_rl.synthesis import Mix, domain
+    from toolorch_rl.synthesis import domains as all_domains
+    from toolorch_rl.synthesis import synthesize as make
+    from toolorch_rl.synthesis.mix import COUNT
+
+    wanted = domains.split(",") if domains is not None else list(all_domains())
+    names = list(dict.fromkeys(domain(name.strip()).name for name in wanted))
+    total = COUNT * len(names) if count is None else count
+    lacks = Mix().shortfalls(Mix().quotas(total // len(names)))
+    if lacks:
+        missing = ", ".join(f"{lack} {kind}" for kind, lack in lacks.items())
+        console.print(f"too few for the minimum counts; each domain lacks {missing} examples", soft_wrap=True)
+    tasks = make(seed, total, names, discarded=discarded.append)
+    return names, total, track(tasks, "Tasks", total, console=console, transient=True)
 
 
 def _lines(tasks: Iterable[Task], format_: OutputFormat) -> Iterator[str]:

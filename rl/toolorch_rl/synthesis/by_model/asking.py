@@ -10,7 +10,7 @@ from toolorch_integrations.completion import acomplete
 from toolorch_integrations.entry import Specialist
 from toolorch_integrations.errors import MissingVariableError, ToolorchError
 from toolorch_integrations.prompt import Message, most_tokens
-from toolorch_rl.fan_out import Outcome, fan_out
+from toolorch_rl.fan_out import Outcome, Workers
 from toolorch_rl.synthesis.by_model.answers import object_in
 from toolorch_rl.synthesis.by_model.errors import SynthesisError
 from toolorch_rl.synthesis.by_model.journal import WorkFolder, key_of
@@ -72,6 +72,7 @@ class Desk:
     Attributes:
         settings: What is asked for.
         work: The work folder.
+        workers: Who makes the calls.
         spending: The bill.
         progress: Is told after each call.
         dropped: What was given up, with the reasons.
@@ -79,6 +80,7 @@ class Desk:
 
     settings: Settings
     work: WorkFolder
+    workers: Workers
     spending: Spending
     progress: Callable[[Progress], None] = lambda _: None
     dropped: list[Dropped] = field(default_factory=list)
@@ -143,7 +145,7 @@ class Desk:
         self._tell(stage, len(wanted) - len(left), len(wanted))
         while left:
             sent: set[str] = set()
-            for outcome in fan_out(function, self._admitted(left, sent), **self._workers()):
+            for outcome in self.workers.fan_out(function, self._admitted(left, sent)):
                 self.spending.release(outcome.item.key)
                 if outcome.error is None:
                     self._failures = 0
@@ -154,6 +156,7 @@ class Desk:
                     self._failed(stage, outcome)
                 self._tell(stage, 1, 0)
             if not sent:  # nothing is under way, and the cap does not cover even one more call
+                self.spending.exhausted = True
                 for call in left:
                     self.drop(stage, call.item, f"the cap of ${self.spending.cap:g} leaves no money for it")
                 self._tell(stage, len(left), 0)
@@ -177,12 +180,6 @@ class Desk:
                 return
             sent.add(call.key)
             yield call
-
-    def _workers(self) -> dict[str, Any]:
-        settings = self.settings
-        if settings.backend == "ray":
-            return {"backend": "ray", "workers": settings.ray_workers, "at_once": settings.at_once}
-        return {"backend": "asyncio", "workers": settings.workers}
 
     def _failed(self, stage: str, outcome: Outcome[Call, Any]) -> None:
         error = outcome.error

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from toolorch_rl.environments import EnvironmentSchema, State
-from toolorch_rl.fan_out import ray_cluster
 from toolorch_rl.synthesis.by_model import prompts
 from toolorch_rl.synthesis.by_model.answers import read
 from toolorch_rl.synthesis.by_model.asking import Desk, Question
@@ -101,9 +99,8 @@ def synthesize_by_model(
         ...     Settings(author=author, domains=("airline support",), count=50), "work"
         ... )  # doctest: +SKIP
     """
-    cluster = ray_cluster(settings.ray_workers) if settings.backend == "ray" else nullcontext()
-    with WorkFolder(work) as folder, cluster:
-        desk = Desk(settings, folder, Spending(settings.dollars), progress)
+    with WorkFolder(work) as folder, settings.crew() as workers:
+        desk = Desk(settings, folder, workers, Spending(settings.dollars), progress)
         desk.bill_earlier_runs(STAGES)
         return _Pipeline(desk, solver or OrchestratorSolver(settings.author)).run()
 
@@ -117,10 +114,8 @@ class _Pipeline:
     def run(self) -> Made:
         domains = self._domains()
         while True:
-            active = [
-                item for item in domains if len(item.kept) < item.goal and item.barren < BARREN and self._solvent()
-            ]
-            if not active:
+            active = [item for item in domains if len(item.kept) < item.goal and item.barren < BARREN]
+            if not active or self.desk.spending.exhausted:
                 break
             self._wave(active)
         desk = self.desk
@@ -130,9 +125,6 @@ class _Pipeline:
         tasks = [task for item in domains for task in item.kept]
         complete = len(tasks) >= desk.settings.count
         return Made(tasks, desk.dropped, desk.spending.stages, self.tried, complete)
-
-    def _solvent(self) -> bool:
-        return not self.desk.spending.refused
 
     # --- domains ---
 

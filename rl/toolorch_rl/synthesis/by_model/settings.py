@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from toolorch_integrations.entry import Specialist
+from toolorch_rl.fan_out import Workers
 from toolorch_rl.synthesis.mix import Mix
 
 _WORD = re.compile(r"[a-z0-9]+")
@@ -79,10 +80,15 @@ class Settings(BaseModel):
             raise ValueError(f"solved_most is {self.solved_most}, less than solved_least, {self.solved_least}")
         return self
 
-    @property
-    def at_once(self) -> int:
-        """Calls under way at a time on each Ray worker."""
-        return -(-self.workers // self.ray_workers)
+    def crew(self) -> Workers:
+        """Return the workers that make the calls.
+
+        Raises:
+            FanOutError: Ray is asked for and not installed, or its cluster has too few cores.
+        """
+        if self.backend == "asyncio":
+            return Workers(self.workers, "asyncio")
+        return Workers(self.ray_workers, "ray", at_once=-(-self.workers // self.ray_workers))
 
 
 def slug(text: str) -> str:

@@ -36,12 +36,12 @@ class Spending:
     Attributes:
         cap: Most dollars in all; None for no cap.
         stages: Cost by stage.
-        refused: Whether a call was not made because of the cap.
+        exhausted: Whether a call was given up because of the cap.
     """
 
     cap: float | None = None
     stages: dict[str, StageCost] = field(default_factory=dict)
-    refused: bool = False
+    exhausted: bool = False
     _reserved: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -53,7 +53,6 @@ class Spending:
         """Reserve the most that a call can cost; False when that might lead past the cap."""
         committed = self.dollars + sum(self._reserved.values())
         if self.cap is not None and committed + bound > self.cap:
-            self.refused = True
             return False
         self._reserved[key] = bound
         return True
