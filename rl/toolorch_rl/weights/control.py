@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from toolorch_integrations.tokens.reply import UNCERTAIN
 from toolorch_rl.weights.errors import WeightsError
-from toolorch_rl.weights.probe import Logprobs
+from toolorch_rl.weights.probe import Answer, Probe
 
 _DEFAULT = "default"
 
@@ -61,6 +61,10 @@ class ServerControl:
         except WeightsError:
             return False
 
+    def pause(self) -> None:
+        """Let requests in flight end, and others wait."""
+        self._ask("POST", "/pause", params={"mode": "wait"})
+
     def resume(self) -> None:
         """Let requests begin again."""
         self._ask("POST", "/resume")
@@ -80,7 +84,7 @@ class ServerControl:
     def drained(self) -> Iterator[None]:
         """Let all requests in flight end, and others wait while the block runs."""
         try:
-            self._ask("POST", "/pause", params={"mode": "wait"})
+            self.pause()
             yield
         except BaseException:
             with suppress(WeightsError):  # What went wrong first says more.
@@ -120,14 +124,26 @@ class ServerControl:
         """Return how many workers hold weights."""
         return int(self._ask("GET", "/get_world_size")["world_size"])
 
-    def logprobs(self, model: str, sequences: Sequence[Sequence[int]]) -> Logprobs:
-        """Return log-probabilities as a model of the server computes them, for a probe."""
-        found: list[float] = []
-        for ids in sequences:
-            body = {"model": model, "prompt": list(ids), "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-            given = self._ask("POST", "/v1/completions", body)["choices"][0]["prompt_logprobs"]
-            found += [given[at][str(token)]["logprob"] for at, token in enumerate(ids) if at]
-        return np.array(found, np.float64)
+    def sample(self, model: str, probe: Probe) -> list[Answer]:
+        """Return what a model of the server answers to a probe."""
+        body = {
+            "model": model,
+            "max_tokens": probe.tokens,
+            "temperature": 1,
+            "top_p": 1,
+            "top_k": 0,
+            "seed": 0,
+            "repetition_penalty": 1,
+            "ignore_eos": True,
+            "logprobs": 1,
+            "return_token_ids": True,
+        }
+        answers = []
+        for prompt in probe.prompts:
+            choice = self._ask("POST", "/v1/completions", {**body, "prompt": list(prompt)})["choices"][0]
+            logprobs = np.array(choice["logprobs"]["token_logprobs"], np.float64)
+            answers.append(Answer((*prompt, *choice["token_ids"]), logprobs))
+        return answers
 
     def _ask(
         self,

@@ -69,14 +69,14 @@ class LoraPublisher:
         check_version(version)
         check_adapter(folder)
         name = f"{self._name}-{version}"
-        wanted = (reference or folder_logprobs(folder, base=self._folder))(self._probe.sequences)
-        before = self._server.logprobs(self._current, self._probe.sequences)
+        reference = reference or folder_logprobs(folder, base=self._folder)
+        before = self._server.sample(self._current, self._probe)
         started = time.perf_counter()
         if name not in self._server.models():  # A trainer that was killed may have loaded it.
             self._server.load_adapter(name, str(Path(folder).absolute()))
         seconds = time.perf_counter() - started
         try:
-            result = self._probe.compare(self._server.logprobs(name, self._probe.sequences), wanted, before)
+            result = self._probe.compare(self._server.sample(name, self._probe), before, reference)
         except ProbeError as error:
             if name != self._current:
                 self._server.unload_adapter(name)

@@ -16,7 +16,7 @@ from toolorch_integrations.tokens.reply import UNCERTAIN
 from toolorch_rl.weights.control import ServerControl
 from toolorch_rl.weights.errors import ProbeError, WeightsError
 from toolorch_rl.weights.lora import check_version
-from toolorch_rl.weights.probe import Probe, Reference
+from toolorch_rl.weights.probe import Answer, Probe, Reference
 from toolorch_rl.weights.publisher import Published
 from toolorch_rl.weights.reference import model_logprobs
 
@@ -72,35 +72,43 @@ class NcclPublisher:
         """Name of the version that was published last, and passed its probe."""
         return self._current
 
-    def publish(self, version: str, folder: str | Path = "", *, reference: Reference | None = None) -> Published | None:
-        """Serve the model as it is now; `folder` is not read. See `Publisher.publish`.
-
-        Returns:
-            What was published; None in all processes but the first.
-        """
+    def publish(self, version: str, folder: str | Path = "", *, reference: Reference | None = None) -> Published:
+        """Serve the model as it is now; `folder` is not read. See `Publisher.publish`."""
         check_version(version)
-        # Sharded models compute together, so every process takes part.
-        wanted = (reference or model_logprobs(self._model))(self._probe.sequences)
         name = f"{self._name}-{version}"
-        if self._rank != 0:
-            self._send()
-            self._current = name
-            return None
-        before = self._server.logprobs(self._name, self._probe.sequences)
-        started = time.perf_counter()
-        with self._server.drained():
-            self._server.set_version(f"{UNCERTAIN}{name}")
-            self._send()
-            self._server.reset_prefix_cache()
-            self._server.set_version(name)
-        seconds = time.perf_counter() - started
+        before = self._from_first(lambda: self._server.sample(self._name, self._probe))
+        seconds = self._swap(name)
+        now = self._from_first(lambda: self._server.sample(self._name, self._probe))
         try:
-            result = self._probe.compare(self._server.logprobs(self._name, self._probe.sequences), wanted, before)
+            # Sharded models compute together: every process takes part, and finds the same.
+            result = self._probe.compare(now, before, reference or model_logprobs(self._model))
         except ProbeError as error:
-            self._server.set_version(f"{UNCERTAIN}{name}")
+            if self._rank == 0:
+                self._server.set_version(f"{UNCERTAIN}{name}")
             raise ProbeError(f"{name}: {error}. Its weights are in the server: publish again, or restart it") from error
         self._current = name
         return Published(version, name, self._name, seconds, result)
+
+    def _swap(self, name: str) -> float:
+        started = time.perf_counter()
+        if self._rank != 0:
+            self._send()
+        else:
+            with self._server.drained():
+                self._server.set_version(f"{UNCERTAIN}{name}")
+                self._send()
+                self._server.reset_prefix_cache()
+                self._server.set_version(name)
+        return time.perf_counter() - started
+
+    def _from_first(self, ask: Callable[[], list[Answer]]) -> list[Answer]:
+        """Return what the first process has asked the server, in all processes."""
+        from torch import distributed
+
+        shared = [ask() if self._rank == 0 else []]
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.broadcast_object_list(shared, src=0)
+        return shared[0]
 
 
 def connect_nccl(server: ServerControl, model: Any, rank: int, address: str, timeout: float) -> Sender:

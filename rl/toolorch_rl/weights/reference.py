@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from toolorch_rl.weights.errors import WeightsError
 from toolorch_rl.weights.probe import Logprobs, Reference
 
@@ -21,10 +19,10 @@ def model_logprobs(model: Any) -> Reference:
     """
     import torch
 
-    def logprobs(sequences: Sequence[Sequence[int]]) -> Logprobs:
+    def logprobs(sequences: Sequence[Sequence[int]]) -> list[Logprobs]:
         training = model.training
         model.eval()
-        found = []
+        found: list[Logprobs] = []
         try:
             with torch.no_grad():
                 for ids in sequences:
@@ -33,7 +31,7 @@ def model_logprobs(model: Any) -> Reference:
                     found.append(logits.log_softmax(-1).gather(1, tokens[0, 1:, None])[:, 0].double().cpu().numpy())
         finally:
             model.train(training)
-        return np.concatenate(found)
+        return found
 
     return logprobs
 

@@ -71,13 +71,13 @@ class ReloadPublisher:
         check_version(version)
         check_same_model(folder, self._folder)
         name = f"{self._name}-{version}"
-        wanted = (reference or folder_logprobs(folder))(self._probe.sequences)
-        before = self._server.logprobs(self._name, self._probe.sequences)
+        reference = reference or folder_logprobs(folder)
+        before = self._server.sample(self._name, self._probe)
         started = time.perf_counter()
         self._swap(Path(folder), name)
         seconds = time.perf_counter() - started
         try:
-            result = self._probe.compare(self._server.logprobs(self._name, self._probe.sequences), wanted, before)
+            result = self._probe.compare(self._server.sample(self._name, self._probe), before, reference)
         except ProbeError as error:
             self._swap(self._folder, self._current)
             raise ProbeError(f"{name} was taken back: {error}. {self._current} is served again") from error

@@ -158,10 +158,6 @@ class Engine:
         self.model.reload(path)
         self._prefixes.clear()
 
-    def score(self, prompt: list[int], adapter: str | None) -> list[float]:
-        """Return the log-probability of each token but the first (engine's thread only, see `between_tokens`)."""
-        return self.model.score(prompt, adapter)
-
     def unload_adapter(self, name: str) -> None:
         """Drop an adapter (engine's thread only, see `between_tokens`).
 

@@ -82,14 +82,6 @@ class PolicyModel:
             for name, value in own.items():
                 value.copy_(new[name])
 
-    @torch.inference_mode()
-    def score(self, ids: Sequence[int], adapter: str | None) -> list[float]:
-        """Return the natural log-probability of each of `ids` but the first, at temperature 1."""
-        tokens = torch.tensor([list(ids)], device=self.device)
-        logits = self([adapter], input_ids=tokens).logits[0, :-1].float()
-        result: list[float] = logits.log_softmax(-1).gather(1, tokens[0, 1:, None])[:, 0].tolist()
-        return result
-
     def _bare(self) -> dict[str, torch.Tensor]:
         """Return the bare model's own tensors, which share their memory with it."""
         model = self._model.get_base_model() if self._adapters else self._model

@@ -1,6 +1,6 @@
 """Tokens in, tokens out, as vLLM's server does it: render a chat, generate from ids, read what the ids mean.
 
-Completions take a prompt of ids as well, and give the log-probabilities of its tokens.
+Completions take a prompt of ids as well.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ class CompletionRequest(SamplingRequest):
     """The body of a completion request, its prompt given as ids."""
 
     prompt: list[int] = Field(min_length=1)
-    prompt_logprobs: int | None = None
     stream: bool = False
 
 
@@ -95,12 +94,6 @@ def token_routes(served: Served) -> APIRouter:
     async def complete(body: CompletionRequest, http: Request) -> JSONResponse:
         if body.stream:
             raise RequestError("stream is not supported by the embedded engine for completions: leave it out", "stream")
-        adapter = served.adapter(body.model)
-        scores: list[float | None] | None = None
-        if body.prompt_logprobs is not None:
-            action = served.engine.between_tokens(lambda: served.engine.score(body.prompt, adapter))
-            unknown: list[float | None] = [None]
-            scores = unknown + await asyncio.wrap_future(action)
         running, steps = await _run(body, body.prompt, body.model, http)
         exact = body.return_token_ids
         choice = {
@@ -111,7 +104,6 @@ def token_routes(served: Served) -> APIRouter:
             "token_ids": [step.sampled.token for step in steps] if exact else None,
             "prompt_token_ids": body.prompt if exact else None,
             "logprobs": {"token_logprobs": [step.sampled.logprob for step in steps]} if body.logprobs else None,
-            "prompt_logprobs": None if scores is None else list(map(_prompt_logprob, body.prompt, scores)),
         }
         head = {"id": running.id, "object": "text_completion", "created": running.created, "model": running.model}
         return JSONResponse({**head, "choices": [choice], "usage": _usage(len(body.prompt), len(steps))})
@@ -156,10 +148,6 @@ def _derender(served: Served, body: DerenderRequest) -> dict[str, Any]:
 def _logprob(sampled: Sampled) -> dict[str, Any]:
     top = [{"token_id": token, "logprob": max(logprob, -9999.0)} for token, logprob in sampled.top]
     return {"token_id": sampled.token, "logprob": max(sampled.logprob, -9999.0), "top_logprobs": top}
-
-
-def _prompt_logprob(token: int, logprob: float | None) -> dict[str, Any] | None:
-    return None if logprob is None else {str(token): {"logprob": max(logprob, -9999.0)}}
 
 
 def _usage(prompt: int, sampled: int) -> dict[str, int]:
