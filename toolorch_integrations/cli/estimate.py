@@ -90,12 +90,15 @@ def estimated(policy: str, base: str | None, **settings: Any) -> EstimateReport:
     Raises:
         ToolorchError: The store has no usable runs, or the policy does not fit them.
     """
+    from transformers.utils import logging
+
     from toolorch_rl.estimate.policy import ScoredPolicy
     from toolorch_rl.estimate.traces import estimate_traces
     from toolorch_rl.training.corpus import read_traces
     from toolorch_rl.training.settings import TrainSettings
     from toolorch_rl.training.vocabulary import check_tokenizer
 
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     chosen = TrainSettings.of({"policy": policy, "output": Path(policy), **settings})
     traces = read_traces(chosen)
     scored = ScoredPolicy(policy, base)
@@ -121,6 +124,10 @@ def show(console: Console, report: EstimateReport) -> None:
         f"{report.effective_groups:.0f} tasks under the new policy; {report.truncated:.0%} of the weights truncated, "
         f"{report.missing:.0%} of what the new policy does is not in the log"
     )
+    if report.scope == "these tasks":
+        console.print(
+            "[yellow]too few tasks to say anything of others: this holds for more runs of the same ones[/yellow]"
+        )
     for share in report.versions:
         newest, oldest = _age(share.newest), _age(share.oldest)
         span = f"{newest} old" if newest == oldest else f"{newest} to {oldest} old"

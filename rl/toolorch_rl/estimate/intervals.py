@@ -18,8 +18,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
-_HALVINGS = 34
-"""Of the bracket of an interval's end: ten digits."""
+_HALVINGS = 28
+"""Of the bracket of an interval's end: eight digits."""
 _NEWTON_STEPS = 16
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from toolorch_rl.estimate.logged import EstimateError, LoggedRuns, Outcome
 from toolorch_rl.estimate.weights import Weights, weigh
 
 LEAST_GROUPS = 12
-"""Effective tasks under which no interval can be trusted."""
+"""Effective tasks under which no interval can be trusted; of a log with fewer tasks, runs."""
 MOST_MISSING = 0.2
 """Share of the new policy's runs that the log may lack."""
 LEAST_KNOWN = 0.9
@@ -82,6 +82,9 @@ class EstimateReport:
     missing: float
     """Share of the new policy's runs that the log does not show; intervals are wider by it."""
     metrics: Mapping[str, MetricEstimate]
+    scope: str = "tasks like these"
+    """What the figures hold for. `these tasks`: the log has too few tasks to say anything of others, and intervals only
+    hold for more runs of the same ones."""
     versions: tuple[VersionShare, ...] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
     """Traces that could not be used, by reason."""
@@ -111,15 +114,20 @@ def estimate(logged: LoggedRuns, *, skipped: Mapping[str, int] | None = None) ->
         raise EstimateError(f"there are no runs to estimate from{_of(skipped)}")
     if not logged.outcomes:
         raise EstimateError("outcomes is empty: attach rewards to the traces (verifier or feedback) first")
+    tasks = int(logged.groups.max()) + 1
+    few = tasks < LEAST_GROUPS
+    if few:
+        logged = replace(logged, groups=np.arange(len(logged), dtype=np.intp))
     weights = weigh(logged.log_ratios, logged.groups)
     return EstimateReport(
         runs=len(logged),
-        groups=int(logged.groups.max()) + 1,
+        groups=tasks,
         effective_runs=weights.effective_runs,
         effective_groups=weights.effective_groups,
         truncated=weights.truncated,
         missing=weights.missing,
         metrics={name: _metric(name, logged, outcome) for name, outcome in logged.outcomes.items()},
+        scope="these tasks" if few else "tasks like these",
         versions=tuple(_versions(logged)),
         skipped=dict(skipped or {}),
     )
@@ -181,7 +189,7 @@ def _missing(missing: float, bounds: tuple[float, float]) -> Callable[[float, fl
 def _reason(weights: Weights, values: Floats, groups: int, share: bool) -> str:
     """Return why the log cannot tell, or an empty text."""
     if groups < LEAST_GROUPS:
-        return f"{groups} tasks are too few: capture runs of at least {LEAST_GROUPS}"
+        return f"{groups} runs are too few: at least {LEAST_GROUPS} are needed, better {LEAST_GROUPS} tasks"
     if weights.missing > MOST_MISSING:
         return (
             f"overlap is bad: {weights.missing:.0%} of what the new policy would do is hardly in the log; "
@@ -189,7 +197,7 @@ def _reason(weights: Weights, values: Floats, groups: int, share: bool) -> str:
         )
     if weights.effective_groups < LEAST_GROUPS:
         return (
-            f"the log is worth {weights.effective_groups:.1f} tasks under the new policy, of {groups}: "
+            f"the log is worth {weights.effective_groups:.1f} of {groups} tasks under the new policy: "
             f"at least {LEAST_GROUPS} are needed; capture more runs"
         )
     if not share and np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
