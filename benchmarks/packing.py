@@ -76,12 +76,12 @@ def trace_of(name: str, run: list[Turn]) -> Trace:
 
 
 def best(work: Callable[[], Any], tries: int = 7) -> tuple[float, Any]:
-    """Return the least seconds that some work took, and what it gave."""
+    """Return the least processor seconds that some work took, and what it gave."""
     seconds, result = np.inf, None
     for _ in range(tries):
-        begun = time.perf_counter()
+        begun = time.process_time()
         result = work()
-        seconds = min(seconds, time.perf_counter() - begun)
+        seconds = min(seconds, time.process_time() - begun)
     return float(seconds), result
 
 
@@ -229,9 +229,9 @@ def measure_steps(runs: list[list[Turn]], examples: list[Example], layers: int, 
             set_attention(model, "chunked")
         else:
             model.set_attn_implementation("sdpa")
-        busy = time.process_time()
-        wall = best(work, tries)[0]
-        taken[name] = wall, (time.process_time() - busy) / tries
+        begun = time.perf_counter()
+        busy, _ = best(work, tries)
+        taken[name] = (time.perf_counter() - begun) / tries, busy
         slopes[name] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         apart = float((slopes[name] - slopes["trie"]).norm() / slopes["trie"].norm())
         wall, busy = (mine / its for mine, its in zip(taken[name], taken["trie"], strict=True))
