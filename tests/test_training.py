@@ -272,8 +272,9 @@ def test_the_gradient_is_that_of_truncated_importance_weights_and_stops_at_the_c
 
 
 def test_each_rollout_weighs_the_same_however_long_it_is(policy: Path, runs: Runs, tmp_path: Path) -> None:
-    traces = [*two_turns(runs), *runs.traces(4, requests=("both",))]
-    traces[-1].rewards[0].values["outcome"] = 1.0
+    traces = [*two_turns(runs), *runs.traces(4, seed=99, requests=("both",))]
+    for number, trace in enumerate(traces[3:]):
+        trace.rewards[0].values["outcome"] = float(number < 2)
     made = material(settings_of(policy, tmp_path / "a", stored(tmp_path / "t.db", traces), batch=99))
 
     examples = made.source.next_batch(0, "policy-1")
@@ -299,15 +300,16 @@ def test_a_source_gives_each_run_once_a_pass_and_goes_by_the_step(policy: Path, 
 
 def test_leave_one_out_is_what_a_ridge_without_the_run_predicts() -> None:
     draw = np.random.default_rng(0)
-    features = draw.normal(size=(40, 3))
-    rewards = features @ np.array([1.0, -2.0, 0.0]) + 3 + draw.normal(size=40) * 0.1
+    features = draw.normal(size=(400, 3))
+    rewards = features @ np.array([1.0, -2.0, 0.0]) + 3 + draw.normal(size=400) * 0.1
 
     expected = leave_one_out(features, rewards)
 
     assert np.abs(expected - rewards).mean() < 0.2
     changed = rewards.copy()
     changed[7] += 5.0
-    assert leave_one_out(features, changed)[7] == pytest.approx(expected[7], abs=0.05)  # its own reward is not in it
+    # Its own reward is not in it; only the scale of the penalty may have changed.
+    assert leave_one_out(features, changed)[7] == pytest.approx(expected[7], abs=0.02)
 
 
 def test_a_call_is_charged_to_the_turns_that_could_help_it(policy: Path, runs: Runs, tmp_path: Path) -> None:
