@@ -7,34 +7,21 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from toolorch_rl.rollouts.errors import RolloutError
-from toolorch_rl.weights import Probe, Published, Publisher, model_logprobs
-from toolorch_rl.weights.probe import Logprobs
-
-
-class Serving(Protocol):
-    """Where a trainer's weights go."""
-
-    @property
-    def model(self) -> str | None:
-        """Name to ask the server for; None: as the app has it."""
-
-    @property
-    def number(self) -> int:
-        """How many versions have been published."""
+from toolorch_rl.weights import Published, Publisher, model_logprobs
+from toolorch_rl.weights.probe import Reference
 
 
 class WeightStream:
     """Publishes versions one after the other in a thread of its own; a newer one waits for the one before.
 
-    What is saved are the trainer's weights at that moment, and the probe compares with what the trainer's model says
-    at that moment, so that the training can go on meanwhile.
+    What is saved are the trainer's weights at that moment, and training goes on meanwhile. The server is then probed
+    against the saved weights; without `background`, against the trainer's model itself.
 
     Args:
         publisher: Knows the server.
-        probe: The publisher's.
         folder: Where versions are saved; by default a temporary folder. The newest few are kept.
         keep: How many.
         background: Publish beside the training; False waits for each version.
@@ -43,13 +30,12 @@ class WeightStream:
     def __init__(
         self,
         publisher: Publisher,
-        probe: Probe,
         folder: Path | None = None,
         *,
         keep: int = 8,
         background: bool = True,
     ) -> None:
-        self._publisher, self._probe = publisher, probe
+        self._publisher = publisher
         self._own = tempfile.TemporaryDirectory(prefix="toolorch-versions-") if folder is None else None
         self._folder = Path(self._own.name) if self._own is not None else Path(folder or ".")
         self._keep = keep
@@ -72,12 +58,7 @@ class WeightStream:
         """What traces call the newest version that is served."""
         return None if self._published is None else self._published.name
 
-    @property
-    def busy(self) -> bool:
-        """Whether a version is on its way."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def send(self, step: int, model: Any, tokenizer: Any = None) -> None:
+    def send(self, step: int, model: Any) -> None:
         """Publish the weights of a step.
 
         Raises:
@@ -87,15 +68,14 @@ class WeightStream:
         began = time.monotonic()
         folder = self._folder / f"v{step}"
         model.save_pretrained(str(folder))
-        if tokenizer is not None:
-            tokenizer.save_pretrained(str(folder))
-        wanted = model_logprobs(model)(self._probe.sequences)
+        if not self._background:
+            self._publish(f"v{step}", folder, model_logprobs(model), began)
+            self.wait()
+            return
         self._thread = threading.Thread(
-            target=self._publish, args=(f"v{step}", folder, wanted, began), name="publish", daemon=True
+            target=self._publish, args=(f"v{step}", folder, None, began), name="publish", daemon=True
         )
         self._thread.start()
-        if not self._background:
-            self.wait()
 
     def wait(self) -> None:
         """Wait for the version on its way.
@@ -121,9 +101,9 @@ class WeightStream:
         if self._own is not None:
             self._own.cleanup()
 
-    def _publish(self, version: str, folder: Path, wanted: Logprobs, began: float) -> None:
+    def _publish(self, version: str, folder: Path, reference: Reference | None, began: float) -> None:
         try:
-            self._published = self._publisher.publish(version, folder, reference=lambda _: wanted)
+            self._published = self._publisher.publish(version, folder, reference=reference)
         except BaseException as error:
             self._error = error
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +68,7 @@ def train_online(
         raise RolloutError("give `settings` or keywords, not both")
     config = _config(chosen.policy)
     vocabulary = int(config.get_text_config().vocab_size)
-    probe = probe or Probe.random(vocabulary, sequences=2, length=32)
+    probe = probe or Probe.random(vocabulary, prompts=2, length=32)
     online = replace(online or OnlineSettings(), vocabulary=vocabulary)
     url, name = _address(server, chosen.policy)
     lora = chosen.lora_rank is not None
@@ -76,12 +77,14 @@ def train_online(
         if lora
         else ReloadPublisher(url, name, chosen.policy, probe=probe)
     )
+    if isinstance(publisher, ReloadPublisher) and getattr(server, "model", chosen.policy) != chosen.policy:
+        publisher.publish(f"start-{time.time_ns()}", chosen.policy)  # the server was started on another folder
     source = RolloutSource(
         app,
         tasks,
         verify,
         online,
-        weights=WeightStream(publisher, probe, versions),
+        weights=WeightStream(publisher, versions),
         server=PolicyServer(server),
         store=store,
         ended=ended,

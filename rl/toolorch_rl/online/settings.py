@@ -28,6 +28,7 @@ class OnlineSettings:
         rounds: Batches of groups that a step may draw to find some to learn from.
         vocabulary: How many tokens the model has, where runs are to be checked against it.
         timeout: Seconds that a step waits for its runs.
+        seconds: Training ends with the first step after so many; None: when its steps are done.
     """
 
     groups: int = 16
@@ -42,6 +43,7 @@ class OnlineSettings:
     rounds: int = 5
     vocabulary: int | None = None
     timeout: float = 3600.0
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("groups", "publish_every", "rounds"):

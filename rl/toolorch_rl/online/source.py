@@ -64,6 +64,7 @@ class RolloutSource:
         self._weights = weights
         self._ended = ended
         self._maker: RolloutMaker | None = None
+        self._since = 0.0
         self._taken = 0
         self._first = 0
         self._born: dict[int, int] = {}
@@ -74,8 +75,11 @@ class RolloutSource:
     # --- the protocol ---
 
     def next_batch(self, step: int, policy_version: str) -> list[Example]:
-        """Return the examples of a step's groups, waiting for them where they are not ready."""
+        """Return the examples of a step's groups, waiting for them where they are not ready; none when time is over."""
         began = time.monotonic()
+        self._since = self._since or began
+        if self.settings.seconds is not None and began - self._since > self.settings.seconds:
+            return []
         left_out: Counter[str] = Counter()
         for _ in range(self.settings.rounds):
             groups = self._fresh(left_out)

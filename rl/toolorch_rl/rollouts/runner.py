@@ -52,7 +52,7 @@ class RolloutSettings:
                 raise RolloutError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if not self.seconds > 0:
             raise RolloutError(f"seconds is {self.seconds:g}: a run needs more than no time")
-        if not self.sampling.temperature > 0:
+        if not self.sampling.temperature > 0 and self.repetitions > 1:
             raise RolloutError("sampling.temperature is 0: all runs of a task would be alike; take 1")
 
 

@@ -1,0 +1,135 @@
+"""What a policy is worth in this world, beside the rules that it has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from examples.routing.app import App, answer_in, verify
+from examples.routing.requests import RoutingTask
+from examples.routing.specialists import SPECIALISTS, STRONGEST
+from toolorch_integrations import Specialist
+from toolorch_rl.evaluation.arms import Arm
+from toolorch_rl.evaluation.baselines import all_baselines
+from toolorch_rl.evaluation.trials import Brought, Trials
+from toolorch_rl.metrics.estimates import Estimate, bootstrap
+from toolorch_rl.rewards import OURS, RunFeatures, features_of, reward
+from toolorch_rl.rollouts import PolicyServer, RolloutSettings, Sampling, rollouts
+from toolorch_rl.rollouts.groups import with_policy_seconds
+from toolorch_serving.simulated.tokens import count, count_messages
+
+POLICY_SECONDS = 0.5
+"""What a policy call counts in seconds: a server under the load of rollouts says nothing about one in use."""
+
+_BY_NAME = {specialist.name: specialist for specialist in SPECIALISTS}
+
+
+def asked(name: str, task: RoutingTask) -> tuple[str, float, float]:
+    """Return answer, dollars and seconds of a specialist on a task, as the app would be charged."""
+    specialist = _BY_NAME[name]
+    text = specialist.answer(task.request)
+    read = count_messages([{"role": "user", "content": task.request}])
+    return text, specialist.price.dollars(read, count(text)), specialist.latency
+
+
+def baselines(tasks: Sequence[RoutingTask]) -> list[Arm]:
+    """Return always-strongest, always-cheapest, random, cascade and oracle."""
+
+    def ask(who: Specialist, task: RoutingTask) -> Brought:
+        return asked(who.name, task)
+
+    def right(task: RoutingTask, answer: str) -> bool:
+        return answer_in(answer) == task.answer
+
+    entries = [specialist.entry("http://127.0.0.1:1/v1") for specialist in SPECIALISTS]
+    trials = Trials(tasks, entries, right, all_baselines(strongest=STRONGEST), key=lambda task: task.id)
+    return trials.run(ask)
+
+
+def policy_arm(name: str, app: App, tasks: Sequence[RoutingTask], server: PolicyServer, model: str | None) -> Arm:
+    """Run the app on each task, greedily, and return what came of it."""
+    settings = RolloutSettings(repetitions=1, at_once=48, seconds=120, sampling=Sampling(temperature=0.0))
+    groups = rollouts(app, tasks, verify, settings, server=server, version=model)
+    runs = []
+    for task, group in zip(tasks, groups, strict=True):
+        if group.runs:
+            run = group.runs[0]
+            runs.append(with_policy_seconds(features_of(run.trace, run.verdict), POLICY_SECONDS))
+        else:
+            runs.append(RunFeatures(task.id, {}, False, 0.0, 0.0))
+    return Arm(name, tuple(runs))
+
+
+Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+def rewards(arm: Arm, tasks: Sequence[RoutingTask]) -> Floats:
+    """Return each run's reward, measured beside what each specialist alone would have brought on the task."""
+    return _beside_specialists(tasks, arm)[:, -1]
+
+
+def best_rewards(tasks: Sequence[RoutingTask]) -> Floats:
+    """Return what the best specialist for each task earns: the oracle of the reward, which looks at all answers."""
+    return np.asarray(_beside_specialists(tasks).max(1))
+
+
+def _beside_specialists(tasks: Sequence[RoutingTask], arm: Arm | None = None) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return rewards with one row a task: of each specialist alone, and of an arm's run."""
+    runs, keys = [], []
+    for number, task in enumerate(tasks):
+        for specialist in SPECIALISTS:
+            text, dollars, seconds = asked(specialist.name, task)
+            solved, seconds = answer_in(text) == task.answer, seconds + POLICY_SECONDS
+            runs.append(RunFeatures(f"{task.id} {specialist.name}", {specialist.name: 1}, solved, dollars, seconds))
+        if arm is not None:
+            runs.append(arm.runs[number])
+        keys += [number] * (len(SPECIALISTS) + (arm is not None))
+    scalars = reward(runs, keys, [tasks[number].preferences for number in keys], OURS).scalars
+    return np.asarray(scalars.reshape(len(tasks), -1))
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """An arm's figures on some tasks; dollars and reward as shares of always-strongest's and of the best possible."""
+
+    name: str
+    solved: Estimate
+    dollars: float
+    dollar_share: Estimate
+    seconds: float
+    reward: float
+    reward_share: Estimate
+
+    def row(self) -> list[str]:
+        """Return the figures as a table shows them."""
+        shares = [_percent(estimate) for estimate in (self.solved, self.dollar_share, self.reward_share)]
+        return [self.name, shares[0], shares[1], f"{self.seconds:.2f}", f"{self.reward:.3f}", shares[2]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON-safe values."""
+        return asdict(self)
+
+
+def _percent(estimate: Estimate) -> str:
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return "-" if estimate.value is None else f"{estimate.value:.1%}"
+    return f"{estimate.value:.1%} [{estimate.low:.1%}, {estimate.high:.1%}]"
+
+
+def worth(arm: Arm, strongest: Arm, tasks: Sequence[RoutingTask]) -> Worth:
+    """Return an arm's figures with 95 % intervals, over tasks."""
+    dollars = [run.dollars or 0.0 for run in arm.runs]
+    dear = [run.dollars or 0.0 for run in strongest.runs]
+    earned, best = rewards(arm, tasks).tolist(), best_rewards(tasks).tolist()
+    return Worth(
+        arm.name,
+        arm.solved,
+        float(np.mean(dollars)),
+        bootstrap(dollars, dear),
+        float(np.mean([run.seconds or 0.0 for run in arm.runs])),
+        float(np.mean(earned)),
+        bootstrap(earned, best),
+    )
