@@ -16,7 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from toolorch_integrations.entry import Endpoint, Price, Specialist
 from toolorch_integrations.preferences import Preferences
 from toolorch_rl.evaluation.errors import EvaluationError
-from toolorch_rl.evaluation.faces import EndpointOf, PolicyAt
+from toolorch_rl.evaluation.faces import EndpointOf
+from toolorch_rl.evaluation.policy_at import PolicyAt
 from toolorch_rl.evaluation.task_baselines import offered
 from toolorch_rl.replay import sound
 from toolorch_rl.synthesis import Split, synthesize

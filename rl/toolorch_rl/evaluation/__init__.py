@@ -16,8 +16,9 @@ from toolorch_rl.evaluation.baselines import (
 )
 from toolorch_rl.evaluation.compare import COMPARED, Compared, Comparison, Difference, compare
 from toolorch_rl.evaluation.errors import EvaluationError
-from toolorch_rl.evaluation.faces import Face, LangGraphFace, LlamaIndexFace, PolicyAt, face
+from toolorch_rl.evaluation.faces import Face, LangGraphFace, LlamaIndexFace, face
 from toolorch_rl.evaluation.plots import plot_front, plot_routing
+from toolorch_rl.evaluation.policy_at import PolicyAt
 from toolorch_rl.evaluation.report import Report, report
 from toolorch_rl.evaluation.results import ResultsFile, TaskResult, read_results, write_results
 from toolorch_rl.evaluation.run import evaluate, run_task

@@ -6,16 +6,21 @@ destructive calls. The frameworks are imported by those who run a task through t
 
 from __future__ import annotations
 
+import asyncio
 import uuid
+import weakref
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from toolorch_integrations.entry import Endpoint, Price, Specialist
+import httpx
+
+from toolorch_integrations.entry import Endpoint, Specialist
 from toolorch_integrations.view import CatalogFilter
 from toolorch_rl.environments import Environment
 from toolorch_rl.evaluation.errors import EvaluationError
+from toolorch_rl.evaluation.policy_at import PolicyAt
 from toolorch_rl.tasks import Task
 
 if TYPE_CHECKING:
@@ -25,9 +30,6 @@ if TYPE_CHECKING:
 Rendering = Literal["chat", "select"]
 EndpointOf = Callable[[Specialist], Endpoint | None]
 """Says where a specialist answers that has no endpoint of its own; None: nowhere."""
-
-RETRIES = 2
-"""Further tries of a policy call that failed in a way that may pass."""
 
 
 class Face(Protocol):
@@ -47,36 +49,6 @@ class Face(Protocol):
         Many tasks run side by side. Whatever ends a run is raised as it is: an endpoint that is down, a cancellation.
         """
         ...
-
-
-@dataclass(frozen=True)
-class PolicyAt:
-    """A policy that is served, and how it is asked.
-
-    Attributes:
-        endpoint: Where, with temperature and longest reply.
-        price: What its tokens cost.
-        exact: Ask for token ids and log-probabilities; False for endpoints that refuse these.
-    """
-
-    endpoint: Endpoint
-    price: Price = field(default_factory=Price)
-    exact: bool = True
-
-    def fields(self) -> dict[str, Any]:
-        """Return what both faces' policies are made with alike."""
-        endpoint = self.endpoint
-        given = {"temperature": endpoint.temperature, "default_headers": dict(endpoint.headers) or None}
-        return {
-            "model": endpoint.model,
-            "api_key": endpoint.key() or "none",
-            "timeout": endpoint.timeout,
-            "max_retries": RETRIES,
-            "max_tokens": endpoint.max_tokens,
-            "price": self.price,
-            "exact": self.exact,
-            **{name: value for name, value in given.items() if value is not None},
-        }
 
 
 @dataclass(frozen=True)
@@ -128,12 +100,22 @@ class LangGraphFace(_Face):
 
     rendering: Rendering = "chat"
 
-    @cached_property
+    _policies: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ChatPolicy] = field(
+        default_factory=weakref.WeakKeyDictionary, compare=False, repr=False
+    )
+
     def chat_policy(self) -> ChatPolicy:
-        """The policy's chat model: one for all runs, so that they share its connections."""
+        """Return the policy's chat model: one for all runs on an event loop, so that they share its connections."""
         from toolorch_integrations.langgraph import ChatPolicy
 
-        return ChatPolicy(base_url=self.policy.endpoint.url, **self.policy.fields())
+        loop = asyncio.get_running_loop()
+        if loop not in self._policies:
+            fields = self.policy.fields()
+            # Given as a number, langchain-openai takes clients that it keeps for the process, with connections of
+            # loops that have ended, and each of those costs a call that is made twice.
+            fields["timeout"] = httpx.Timeout(fields["timeout"])
+            self._policies[loop] = ChatPolicy(base_url=self.policy.endpoint.url, **fields)
+        return self._policies[loop]
 
     def check(self, task: Task) -> None:
         """See `Face.check`."""
@@ -156,7 +138,7 @@ class LangGraphFace(_Face):
             changes = _only(task.catalog, {item.name for item in task.specialists})
             options, tools = {**options, "catalog": None, "changes": changes}, []
         agent = create_orchestrator(
-            self.chat_policy, tools, rendering=self.rendering, checkpointer=InMemorySaver(), **options
+            self.chat_policy(), tools, rendering=self.rendering, checkpointer=InMemorySaver(), **options
         )
         config: Any = {"configurable": {"thread_id": f"{task.id} {uuid.uuid4().hex[:8]}"}}
         answer = ""

@@ -15,7 +15,8 @@ from toolorch_integrations.store import TraceStore
 from toolorch_rl.evaluation.arms import Arm
 from toolorch_rl.evaluation.baselines import Attempt, answered, chosen_baselines
 from toolorch_rl.evaluation.errors import EvaluationError
-from toolorch_rl.evaluation.faces import EndpointOf, Face, PolicyAt
+from toolorch_rl.evaluation.faces import EndpointOf, Face
+from toolorch_rl.evaluation.policy_at import PolicyAt
 from toolorch_rl.evaluation.results import TaskResult
 from toolorch_rl.evaluation.run import TIMEOUT, run_task
 from toolorch_rl.evaluation.trials import Brought, Trials
