@@ -87,7 +87,7 @@ def best(work: Callable[[], Any], tries: int = 7) -> tuple[float, Any]:
 
 def line(what: str, ours: float, theirs: float, unit: str, peer: str) -> None:
     """Print a figure beside a peer's."""
-    print(f"{what:<28}{ours:>10.2f} {unit:<12} {peer} {theirs:.2f}: {max(ours / theirs, theirs / ours):.1f} times")
+    print(f"{what:<28}{ours:>10.2f} {unit:<12} {peer} {theirs:.2f}: {ours / theirs:.2f} times as fast")
 
 
 def measure_rows(groups: list[list[list[Turn]]], label: str) -> list[Example]:
