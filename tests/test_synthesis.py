@@ -447,3 +447,25 @@ def test_the_command_writes_tasks_and_conversations(tmp_path: Path) -> None:
     assert "'moon'" in result.output
     assert out.read_bytes() == kept
     assert [path.name for path in tmp_path.iterdir()] == ["made.jsonl"]
+
+
+def test_the_command_writes_the_parts_of_a_split(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(command)
+    out = tmp_path / "made.jsonl"
+    given = ["--out", str(out), "--count", "80", "--seed", "6"]
+    result = CliRunner().invoke(app, [*given, "--split", "tool", "--split-seed", "5", "--split-share", "0.1"])
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "made.split.json", "made.test.jsonl", "made.train.jsonl",
+    ]  # fmt: skip
+    split = Split.model_validate_json((tmp_path / "made.split.json").read_text())
+    assert split == Split(by="tool", seed=5, share=0.1)
+    parts = [[task.to_json() for task in read_tasks(tmp_path / f"made.{name}.jsonl")] for name in ("train", "test")]
+    assert parts == [[task.to_json() for task in part] for part in split.divide(synthesize(6, 80))]
+    assert all(parts)
+    assert f"{len(parts[1])} in" in result.output
+    kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    result = CliRunner().invoke(app, [*given, "--split", "tool", "--domains", "moon"])
+    assert result.exit_code == 1
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == kept

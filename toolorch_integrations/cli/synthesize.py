@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from toolorch_integrations.cli import synthesize_by_model as by_model_options
+from toolorch_integrations.cli.synthesize_split import Parts, SplitBy, SplitSeed, SplitShare
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +38,9 @@ def synthesize(
         str | None, typer.Option(help="Names, joined by commas; by default all. By model: what they are about.")
     ] = None,
     format_: Annotated[OutputFormat, typer.Option("--format", help="What to write.")] = OutputFormat.TASKS,
+    split: SplitBy = None,
+    split_seed: SplitSeed = 0,
+    split_share: SplitShare = 0.1,
     by_model: by_model_options.ByModel = None,
     model: by_model_options.Model = None,
     price: by_model_options.ModelPrice = None,
@@ -62,9 +66,9 @@ def synthesize(
     from rich.markup import escape
 
     from toolorch_integrations.errors import ToolorchError
+    from toolorch_rl.synthesis import Split
 
     console = Console(stderr=True, highlight=False)
-    part = out.with_name(f"{out.name}.part")
     discarded: list[str] = []
     try:
         if by_model is None:
@@ -73,17 +77,18 @@ def synthesize(
         else:
             made = by_model_options.made_by_model(options, console)
             names, total, tasks = sorted({task.domain for task in made}), len(made), made
-        with part.open("w", encoding="utf-8") as file:
-            for line in _lines(tasks, format_):
-                file.write(line + "\n")
-        part.replace(out)
+        division = Split(by=split, seed=split_seed, share=split_share) if split is not None else None
+        line = _line(format_)
+        with Parts(out, division) as parts:
+            for task in tasks:
+                parts.write(task, line)
     except (ToolorchError, OSError) as error:
-        part.unlink(missing_ok=True)
         console.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(1) from error
     for reason in discarded:
         console.print(f"discarded: {escape(reason)}", soft_wrap=True)
-    console.print(f"{total} verified {format_.value} of {len(names)} domains in {escape(str(out))}", soft_wrap=True)
+    written = ", ".join(f"{number} in {escape(str(out.with_name(name)))}" for name, number in parts.counts.items())
+    console.print(f"{total} verified {format_.value} of {len(names)} domains: {written}", soft_wrap=True)
 
 
 def _from_templates(
@@ -108,15 +113,16 @@ def _from_templates(
     return names, total, track(tasks, "Tasks", total, console=console, transient=True)
 
 
-def _lines(tasks: Iterable[Task], format_: OutputFormat) -> Iterator[str]:
+def _line(format_: OutputFormat) -> Callable[[Task], str]:
+    """Return what writes a task as a line."""
     from toolorch_rl.environments import Environment
     from toolorch_rl.synthesis import conversation
 
     environments: dict[str, Environment] = {}
-    for task in tasks:
-        if format_ is OutputFormat.TASKS:
-            yield task.to_json()
-            continue
+
+    def row(task: Task) -> str:
         if task.domain not in environments:
             environments[task.domain] = Environment(task.schema_of_environment)
-        yield json.dumps(conversation(task, environments[task.domain]), ensure_ascii=False)
+        return json.dumps(conversation(task, environments[task.domain]), ensure_ascii=False)
+
+    return row if format_ is OutputFormat.MESSAGES else lambda task: task.to_json()

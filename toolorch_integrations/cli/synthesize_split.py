@@ -55,6 +55,7 @@ class Parts:
         for file in self._files.values():
             file.close()
         for place in self._places.values():
+            self.counts[place.name] += 0
             if kind is None:
                 _beside(place).replace(place)
             else:
