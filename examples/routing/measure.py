@@ -49,10 +49,10 @@ def baselines(tasks: Sequence[RoutingTask]) -> list[Arm]:
     return trials.run(ask)
 
 
-def policy_arm(name: str, app: App, tasks: Sequence[RoutingTask], server: PolicyServer, model: str | None) -> Arm:
+def policy_arm(name: str, app: App, tasks: Sequence[RoutingTask], server: PolicyServer, at_once: int = 48) -> Arm:
     """Run the app on each task, greedily, and return what came of it."""
-    settings = RolloutSettings(repetitions=1, at_once=48, seconds=120, sampling=Sampling(temperature=0.0))
-    groups = rollouts(app, tasks, verify, settings, server=server, version=model)
+    settings = RolloutSettings(repetitions=1, at_once=at_once, seconds=120, sampling=Sampling(temperature=0.0))
+    groups = rollouts(app, tasks, verify, settings, server=server)
     runs = []
     for task, group in zip(tasks, groups, strict=True):
         if group.runs:

@@ -56,7 +56,7 @@ def _specialist(name: str, price: float, latency: float, otherwise: float, **ski
 
 
 SPECIALISTS: tuple[SimulatedSpecialist, ...] = (
-    _specialist("atlas", 15, 5, 0.98),
+    _specialist("atlas", 15, 5, 0.97),
     _specialist("birch", 1, 3, 0.1, everyday=1.0, lookup=1.0, text=1.0, arithmetic=0.3),
     _specialist("cedar", 1, 3, 0.2, arithmetic=1.0, mathematics=1.0, code=1.0),
     _specialist("ember", 0.25, 2, 0.05, everyday=0.65, lookup=0.6, arithmetic=0.6, code=0.3),
