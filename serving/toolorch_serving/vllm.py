@@ -145,6 +145,8 @@ class VllmServer(ServerProcess):
             "--tool-call-parser": tool_call_parser,
             "--reasoning-parser": reasoning_parser,
             "--logprobs-mode": "processed_logprobs",
+            # Not the model folder's sampling defaults: what a request does not say is neutral, as its trace has it.
+            "--generation-config": "vllm",
         }
         if self._lora:
             flags |= {"--max-loras": max_loras, "--max-lora-rank": max_lora_rank}
