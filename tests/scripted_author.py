@@ -293,6 +293,10 @@ def _fault(draft: dict[str, Any], fault: str) -> dict[str, Any]:
             return {**draft, "must_say": [*draft["must_say"], ["rhubarb"]]}
         case "misshapen":
             return {**draft, "turns": [draft["turns"][0], [{"id": "y", "name": "list_shelves", "arguments": {}}]]}
+        case "same":
+            call = {"id": "z", "name": "create_shelf", "arguments": {"name": "Attic"}}
+            said = {"answer": "The Attic is there.", "must_say": [["Attic"]]}
+            return {**draft, **said, "request": "Add a shelf called Attic.", "turns": [[call]]}
         case "unsolvable":
             return {**draft, "request": f"Perhaps {draft['request']}"}
     return draft

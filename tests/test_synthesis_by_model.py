@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -137,6 +138,13 @@ def test_a_task_that_no_try_solves_is_dropped_through_the_orchestrator(tmp_path:
     assert made.complete
     assert made.tried["city_library-m0-1"] == (0, 2)
     assert made.pass_at_1().value == made.pass_at_k().value == pytest.approx(2 / 3)
+
+
+def test_the_same_request_is_kept_once(tmp_path: Path) -> None:
+    with ScriptedAuthor(["same", "same"]) as model:
+        made = synthesize_by_model(settings(model, count=3), tmp_path)
+    assert reasons(made) == ["tasks: task city_library-m0-2: its request is that of city_library-m0-1"]
+    assert len({task.request for task in made.tasks}) == len(made.tasks) == 3
 
 
 def test_tasks_that_are_always_or_never_solved_can_be_kept_out(tmp_path: Path) -> None:
@@ -477,6 +485,18 @@ def test_options_that_do_not_fit_say_so(options: list[str], says: str, tmp_path:
     assert result.exit_code == 1
     assert says in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_guide_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    guide = (Path(__file__).parent.parent / "docs" / "synthesize.md").read_text()
+    first, second = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    exec(first, {})
+    with ScriptedAuthor() as model:
+        scope: dict[str, Any] = {"url": model.url}
+        exec(second.replace("count=50", "count=1"), scope)
+    assert len(scope["made"].tasks) == 2
+    assert scope["made"].pass_at_k().value == 1.0
 
 
 @pytest.mark.slow

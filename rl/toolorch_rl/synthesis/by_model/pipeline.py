@@ -13,60 +13,29 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from toolorch_rl.environments import EnvironmentSchema, State
+from toolorch_rl.environments import State
 from toolorch_rl.synthesis.by_model import prompts
 from toolorch_rl.synthesis.by_model.answers import read
 from toolorch_rl.synthesis.by_model.asking import Desk, Question
-from toolorch_rl.synthesis.by_model.domain_answers import read_intents, read_schema, read_state
+from toolorch_rl.synthesis.by_model.domain_answers import read_intents
 from toolorch_rl.synthesis.by_model.drafts import Brief, Draft, build
 from toolorch_rl.synthesis.by_model.errors import AnswerError
+from toolorch_rl.synthesis.by_model.groundwork import DomainAtWork, prepared
 from toolorch_rl.synthesis.by_model.journal import WorkFolder
 from toolorch_rl.synthesis.by_model.report import Made, Progress
-from toolorch_rl.synthesis.by_model.settings import Settings, slug
+from toolorch_rl.synthesis.by_model.settings import Settings
 from toolorch_rl.synthesis.by_model.solver import OrchestratorSolver, Solver
 from toolorch_rl.synthesis.by_model.spending import Spending
 from toolorch_rl.synthesis.by_model.tries import tried
-from toolorch_rl.tasks import PATTERNS, Pattern, Task
+from toolorch_rl.tasks import Pattern, Task
 
 STAGES = ("schemas", "states", "intents", "tasks", "harder", "tries")
-
-WAVE = 64
-"""Tasks of a domain that are begun in one wave."""
 
 BATCH = 8
 """Intents that are asked for at once."""
 
 BARREN = 2
 """Waves in a row of which nothing may be kept before a domain is given up."""
-
-_VARIANTS = ("an ordinary day", "a busy day", "a quiet day", "the end of a month", "a day on which things went wrong")
-
-
-@dataclass
-class _Domain:
-    """A domain on its way.
-
-    Attributes:
-        text: As it was asked for.
-        goal: Tasks wanted.
-    """
-
-    text: str
-    goal: int
-    schema: EnvironmentSchema
-    states: list[State] = field(default_factory=list)
-    kept: list[Task] = field(default_factory=list)
-    begun: int = 0
-    barren: int = 0
-
-    def missing(self, settings: Settings) -> list[Pattern]:
-        """Return the patterns that the next wave is to have."""
-        quotas = settings.mix.quotas(self.goal)
-        for task in self.kept:
-            quotas[task.pattern] -= 1
-        lacking = [pattern for pattern in PATTERNS for _ in range(max(0, quotas[pattern]))]
-        random.Random(f"{settings.seed} {self.schema.name} {self.begun}").shuffle(lacking)
-        return lacking[: min(WAVE, self.goal - len(self.kept))]
 
 
 def synthesize_by_model(
@@ -110,9 +79,11 @@ class _Pipeline:
     desk: Desk
     solver: Solver
     tried: dict[str, tuple[int, int]] = field(default_factory=dict)
+    requests: dict[str, str] = field(default_factory=dict)
+    """Id of the task by domain and request."""
 
     def run(self) -> Made:
-        domains = self._domains()
+        domains = prepared(self.desk)
         while True:
             active = [item for item in domains if len(item.kept) < item.goal and item.barren < BARREN]
             if not active or self.desk.spending.exhausted:
@@ -126,52 +97,7 @@ class _Pipeline:
         complete = len(tasks) >= desk.settings.count
         return Made(tasks, desk.dropped, desk.spending.stages, self.tried, complete)
 
-    # --- domains ---
-
-    def _domains(self) -> list[_Domain]:
-        settings = self.desk.settings
-        texts = settings.domains
-        questions = [
-            Question(f"domain {text!r}", prompts.schema_prompt(text), partial(read_schema, slug(text)))
-            for text in texts
-        ]
-        found = []
-        schemas = self.desk.ask("schemas", questions)
-        for place, schema in enumerate(schemas):
-            if schema is not None:
-                goal = settings.count // len(texts) + (place < settings.count % len(texts))
-                found.append(_Domain(texts[place], goal, schema))
-        self._fill(found)
-        for item in found:
-            if not item.states:
-                self.desk.drop("states", f"domain {item.text!r}", "given up: none of its states is usable")
-        return [item for item in found if item.states]
-
-    def _fill(self, domains: Sequence[_Domain]) -> None:
-        settings = self.desk.settings
-        places = [(item, number) for item in domains for number in range(settings.databases)]
-        questions = [
-            Question(
-                f"domain {item.text!r}, state {number + 1}",
-                prompts.entries_prompt(
-                    item.text, item.schema, f"{_VARIANTS[number % len(_VARIANTS)]}, {number + 1}", settings.entries
-                ),
-                partial(self._state, item.schema, number),
-            )
-            for item, number in places
-        ]
-        states = self.desk.ask("states", questions)
-        for (item, _), state in zip(places, states, strict=True):
-            if state is not None:
-                item.states.append(state)
-
-    def _state(self, schema: EnvironmentSchema, number: int, data: dict[str, object]) -> State:
-        draw = random.Random(f"{self.desk.settings.seed} {schema.name} state {number}")
-        return read_state(schema, data, draw)
-
-    # --- a wave ---
-
-    def _wave(self, domains: Sequence[_Domain]) -> None:
+    def _wave(self, domains: Sequence[DomainAtWork]) -> None:
         sound = self._tasks(self._intents(domains))
         latest = sound
         for level in range(1, 1 + self.desk.settings.harder):
@@ -186,8 +112,8 @@ class _Pipeline:
             item.kept += new
             item.barren = 0 if new else item.barren + 1
 
-    def _intents(self, domains: Sequence[_Domain]) -> list[tuple[_Domain, Brief, str]]:
-        batches: list[tuple[_Domain, int, list[Pattern]]] = []
+    def _intents(self, domains: Sequence[DomainAtWork]) -> list[tuple[DomainAtWork, Brief, str]]:
+        batches: list[tuple[DomainAtWork, int, list[Pattern]]] = []
         for item in domains:
             patterns = item.missing(self.desk.settings)
             batches += [
@@ -197,7 +123,9 @@ class _Pipeline:
         questions = [
             Question(
                 f"domain {item.text!r}, intents {begun + 1} to {begun + len(patterns)}",
-                prompts.intents_prompt(item.text, item.schema, self._state_of(item, begun), patterns),
+                prompts.intents_prompt(
+                    item.text, item.schema, self._state_of(item, begun), patterns, self._labels(item, begun)
+                ),
                 partial(read_intents, len(patterns)),
             )
             for item, begun, patterns in batches
@@ -211,15 +139,27 @@ class _Pipeline:
                 found.append((item, brief, intent))
         return found
 
-    def _state_of(self, item: _Domain, begun: int) -> State:
+    def _state_of(self, item: DomainAtWork, begun: int) -> State:
         return item.states[begun // BATCH % len(item.states)]
 
-    def _tasks(self, briefs: Sequence[tuple[_Domain, Brief, str]]) -> list[_Sound]:
+    def _labels(self, item: DomainAtWork, begun: int) -> list[str]:
+        """Draw entries to speak of, or a model would say the same each time."""
+        state = self._state_of(item, begun)
+        labels = [
+            f"the {entity.noun} {row[entity.label]!r}"
+            for entity in item.schema.entities
+            for row in state.rows[entity.name].values()
+        ]
+        draw = random.Random(f"{self.desk.settings.seed} {item.schema.name} labels {begun}")
+        return draw.sample(labels, min(3, len(labels)))
+
+    def _tasks(self, briefs: Sequence[tuple[DomainAtWork, Brief, str]]) -> list[_Sound]:
         questions = []
         for item, brief, intent in briefs:
             prompt = prompts.task_prompt(item.text, brief.schema, brief.state, brief.pattern, intent)
             questions.append(Question(f"task {brief.task_id} ({intent})", prompt, partial(_built, item, brief, None)))
-        return [made for made in self.desk.ask("tasks", questions) if made is not None]
+        made = self.desk.ask("tasks", questions)
+        return self._new("tasks", made)
 
     def _harder(self, sound: Sequence[_Sound], level: int) -> list[_Sound]:
         questions = []
@@ -228,14 +168,30 @@ class _Pipeline:
             brief = Brief(name, item.schema, task.initial, task.pattern, self.desk.settings.seed, bound=False)
             prompt = prompts.harder_prompt(item.text, item.schema, task.initial, draft.model_dump_json())
             questions.append(Question(f"task {name}", prompt, partial(_built, item, brief, task)))
-        return [made for made in self.desk.ask("harder", questions) if made is not None]
+        made = self.desk.ask("harder", questions)
+        return self._new("harder", made)
+
+    def _new(self, stage: str, made: Sequence[_Sound | None]) -> list[_Sound]:
+        """Leave out tasks that ask the same as an earlier one."""
+        new: list[_Sound] = []
+        for sound in made:
+            if sound is None:
+                continue
+            task = sound[2]
+            words = f"{task.domain} {' '.join(task.request.casefold().split())}"
+            earlier = self.requests.setdefault(words, task.id)
+            if earlier == task.id:
+                new.append(sound)
+            else:
+                self.desk.drop(stage, f"task {task.id}", f"its request is that of {earlier}")
+        return new
 
 
-_Sound = tuple[_Domain, Draft, Task]
+_Sound = tuple[DomainAtWork, Draft, Task]
 """A sound task, and the draft that it was made of."""
 
 
-def _built(item: _Domain, brief: Brief, easier: Task | None, data: dict[str, object]) -> _Sound:
+def _built(item: DomainAtWork, brief: Brief, easier: Task | None, data: dict[str, object]) -> _Sound:
     draft = read(Draft, data)
     task = build(draft, brief)
     if easier is not None and not _is_harder(task, easier):

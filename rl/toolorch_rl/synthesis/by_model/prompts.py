@@ -65,6 +65,7 @@ Think of {count} different things that a person might ask of the assistant now, 
 this order:
 {patterns}
 
+Let the first ones be about {labels}.
 Reply with JSON of this form: {{"intents": ["one sentence", ...]}}
 Each intent names the entries that it is about by their labels, never by ids, and can be met with these tools:
 {tools}"""
@@ -142,9 +143,9 @@ def entries_prompt(domain: str, schema: EnvironmentSchema, variant: str, count: 
 
 
 def intents_prompt(
-    domain: str, schema: EnvironmentSchema, state: State, patterns: Sequence[Pattern]
+    domain: str, schema: EnvironmentSchema, state: State, patterns: Sequence[Pattern], labels: Sequence[str]
 ) -> tuple[Message, ...]:
-    """Ask for intents, one for each pattern."""
+    """Ask for intents, one for each pattern; `labels` make it another question than the last one."""
     listed = "\n".join(f"{number}. {PATTERNS[pattern]}" for number, pattern in enumerate(patterns, 1))
     text = _INTENTS.format(
         domain=domain,
@@ -152,6 +153,7 @@ def intents_prompt(
         state=_state(state),
         count=len(patterns),
         patterns=listed,
+        labels=" and ".join(labels),
         tools=_tools(schema),
     )
     return _messages(text)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 SPARE_TURNS = 6
 """Turns that a try has besides those of the golden calls and the one in which it answers."""
 
-_CHARACTERS = 3
-"""Characters of JSON that make a token, taken low: it is a bound on money."""
+_BYTES = 2
+"""Bytes of JSON that make a token, taken low: it is a bound on money."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,8 @@ class OrchestratorSolver:
 
     @cached_property
     def _face(self) -> LangGraphFace:
-        from toolorch_rl.evaluation.faces import LangGraphFace, PolicyAt
+        from toolorch_rl.evaluation.faces import LangGraphFace
+        from toolorch_rl.evaluation.policy_at import PolicyAt
 
         endpoint = self.model.endpoint
         if endpoint is None:
@@ -122,9 +123,10 @@ class OrchestratorSolver:
         return self._turns(task) * self._turn(task)
 
     def _turn(self, task: Task) -> float:
-        shown = json.dumps(task.full_catalog().view(task.catalog).schemas()) + task.initial.model_dump_json()
+        schemas = json.dumps(task.full_catalog().view(task.catalog).schemas())
+        shown = f"{schemas}{task.initial.model_dump_json()}{task.request}"
         assert self.model.endpoint is not None
-        tokens = (len(shown) + len(task.request)) // _CHARACTERS + 4 * self.model.endpoint.max_tokens
+        tokens = len(shown.encode()) // _BYTES + 4 * self.model.endpoint.max_tokens
         return self.model.price.dollars(tokens, self.model.endpoint.max_tokens)
 
 

@@ -44,11 +44,12 @@ def tried(desk: Desk, solver: Solver, tasks: Sequence[Task]) -> tuple[list[Task]
     """Try tasks; return those that are kept, and for each how many of how many tries solved it."""
     settings = desk.settings
     lines = {task.id: task.to_json() for task in tasks}
+    bounds = {task.id: solver.bound(task) for task in tasks}
     calls = {
         (task.id, number): Call(
             key_of(STAGE, solver.name, lines[task.id], number),
             f"task {task.id}, try {number + 1}",
-            solver.bound(task),
+            bounds[task.id],
             (lines[task.id], number),
         )
         for task in tasks
