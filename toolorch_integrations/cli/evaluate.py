@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from toolorch_rl.evaluation import Report
 
 
+_WIDTH = 120
+"""Columns of a report that goes to a file or a pipe."""
+
+
 class FaceOption(StrEnum):
     """Which framework's orchestrator runs the tasks."""
 
@@ -128,7 +132,9 @@ def _print(report: Report, shown: Shown) -> None:
     if shown is Shown.JSON:
         typer.echo(json.dumps(report.to_dict()))
     else:
-        Console(highlight=False).print(report_view(report))
+        terminal = Console(highlight=False)
+        console = terminal if terminal.is_terminal else Console(highlight=False, width=_WIDTH)
+        console.print(report_view(report))
 
 
 def _plotted(report: Report, folder: Path) -> Iterator[str]:
