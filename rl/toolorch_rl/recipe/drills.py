@@ -29,3 +29,32 @@ def copying_drill(tokenizer: PreTrainedTokenizerFast, rows: int, seed: int, segm
         wrote = [False] * sum(map(len, parts)) + [index > 0 for part in again for index in range(len(part))]
         made.append(Row(np.array(ids, np.uint16), np.array(wrote)))
     return Group(np.array([start], np.uint16), tuple(made))
+
+
+def lookup_drill(tokenizer: PreTrainedTokenizerFast, rows: int, seed: int, entries: int = 6) -> Group:
+    """Return rows of JSON results whose entries are then asked for by name, in another order: ids by name, names by id.
+
+    It is what a policy does with a tool's result, without anything around it.
+    """
+    draw = random.Random(f"lookup drill {seed}")
+    special = set(tokenizer.all_special_ids)
+    usable = [token for token in range(256, len(tokenizer)) if token not in special]
+    start, end = (int(tokenizer.convert_tokens_to_ids(token)) for token in ("<|im_start|>", "<|im_end|>"))  # type: ignore[arg-type]
+    opening, between, closing, ask, answer = (
+        tokenizer.encode(text) for text in ('{"id": "', '", "name": "', '"}', '{"query": "', '", "order_id": "')
+    )
+    count = draw.randint(2, entries)
+    made = []
+    for _ in range(rows):
+        found = [
+            ([draw.choice(usable) for _ in range(draw.randint(1, 3))], [draw.choice(usable) for _ in range(2)])
+            for _ in range(count)
+        ]
+        ids = [token for key, name in found for token in (*opening, *key, *between, *name, *closing)]
+        wrote = [False] * len(ids)
+        for key, name in draw.sample(found, count):
+            told, sought = (name, key) if draw.random() < 0.6 else (key, name)
+            ids += [*ask, *told, *answer, *sought, end]
+            wrote += [False] * (len(ask) + len(told) + len(answer)) + [True] * (len(sought) + 1)
+        made.append(Row(np.array(ids, np.uint16), np.array(wrote)))
+    return Group(np.array([start], np.uint16), tuple(made))

@@ -70,6 +70,40 @@ def render(
     return np.array(ids[:cut], np.uint16), Row(np.array(ids[cut:], np.uint16), wrote[cut:])
 
 
+def render_group(
+    tokenizer: PreTrainedTokenizerFast,
+    system: str,
+    tools: Sequence[Mapping[str, Any]],
+    runs: Sequence[tuple[Sequence[Mapping[str, Any]], Sequence[bool]]],
+) -> Group:
+    """Return runs that share a system message, tokenised as a chat endpoint renders them; the prompt is rendered once.
+
+    Args:
+        tokenizer: With a prefix-preserving chat template.
+        system: The system message.
+        tools: Tool schemas.
+        runs: Of each the messages after the system message, and for each message whether the policy wrote it.
+    """
+    template: Any = tokenizer.apply_chat_template
+    prefix = template([{"role": "system", "content": system}], tools=list(tools) or None, tokenize=False)
+    texts = [template(list(messages), tokenize=False) for messages, _ in runs]
+    encoded: Any = tokenizer([prefix, *texts], add_special_tokens=False)["input_ids"]
+    start, end = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>"))
+    heading = len(tokenizer.encode("<|im_start|>assistant\n"))
+    rows = []
+    for ids, (messages, written) in zip(encoded[1:], runs, strict=True):
+        starts = [index for index, token in enumerate(ids) if token == start]
+        ends = [index for index, token in enumerate(ids) if token == end]
+        if len(starts) != len(messages) or len(ends) != len(messages):
+            raise ValueError(f"the template renders {len(starts)} turns of {len(messages)} messages")
+        wrote = np.zeros(len(ids), bool)
+        for first, last, policy in zip(starts, ends, written, strict=True):
+            if policy:
+                wrote[first + heading : last + 1] = True
+        rows.append(Row(np.array(ids, np.uint16), wrote))
+    return Group(np.array(encoded[0], np.uint16), tuple(rows))
+
+
 def save_groups(file: Path, groups: Sequence[Group]) -> None:
     """Write groups to an `.npz` file."""
     rows = [row for group in groups for row in group.rows]
