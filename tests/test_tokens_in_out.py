@@ -182,11 +182,12 @@ async def test_a_conversation_stays_one_path_and_means_the_same(embedded_server:
 
 
 @pytest.mark.vllm
+@pytest.mark.timeout(300)
 async def test_vllm_means_the_same_by_token_ids(vllm_server: VllmServer) -> None:
-    counts = await compare(vllm_server, LESSONS, seeds=10, turns=4)
-    assert counts["turns"] == 400
-    assert counts["sampled otherwise"] <= 8  # Rows of a batch differ in the last bits, and so may a draw.
-    assert 0 < counts["drifted"] < 100
+    counts = await compare(vllm_server, LESSONS, seeds=8, turns=3)
+    assert counts["turns"] == 240
+    assert counts["sampled otherwise"] <= 5  # Rows of a batch differ in the last bits, and so may a draw.
+    assert 0 < counts["drifted"] < 60
 
 
 @pytest.mark.vllm

@@ -13,7 +13,7 @@ import httpx
 from toolorch_integrations.tokens.reply import DERENDER, GENERATE, RENDER, Ask
 from toolorch_integrations.tokens.turn import RefusedError, TokenTurns
 
-_CHAT = "/v1/chat/completions"
+_CHAT = "/chat/completions"
 # Servers close idle connections after five seconds; a request sent on one of those would fail.
 _LIMITS = httpx.Limits(max_connections=1024, max_keepalive_connections=256, keepalive_expiry=4.0)
 _OWN_HEADERS = frozenset({"content-length", "content-type", "transfer-encoding"})
@@ -29,7 +29,7 @@ class _AnsweredError(Exception):
 class TokenTransport(httpx.BaseTransport):
     """Sends a policy token ids instead of messages.
 
-    It answers requests to `.../v1/chat/completions`; all others go through unchanged. A streamed reply comes in one
+    It answers requests to `.../chat/completions`; all others go through unchanged. A streamed reply comes in one
     piece once it is whole, since parsing it token by token would take time with the square of its length. The
     server's errors come through as they are, so the client's own retries apply.
 
@@ -142,9 +142,10 @@ def _is_chat(request: httpx.Request) -> bool:
 
 def _request(request: httpx.Request, ask: Ask) -> httpx.Request:
     """Return a request to the same server, with the same credentials and time limits."""
-    root = request.url.path.removesuffix(_CHAT)
+    base = request.url.path.removesuffix(_CHAT)  # With /v1, or whatever a gateway has in its place.
+    path = base + ask.path.removeprefix("/v1") if ask.path != GENERATE else base.removesuffix("/v1") + GENERATE
     headers = [(key, value) for key, value in request.headers.items() if key.lower() not in _OWN_HEADERS]
-    url = request.url.copy_with(path=root + ask.path)
+    url = request.url.copy_with(path=path)
     return httpx.Request("POST", url, headers=headers, json=ask.body, extensions=dict(request.extensions))
 
 
