@@ -12,9 +12,10 @@ Kinds of candidates, against an incumbent that already is better than chance:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -33,6 +34,8 @@ from toolorch_serving.promotion import (
     PromotionRecords,
     Sources,
 )
+
+T = TypeVar("T")
 
 KINDS = ("good", "noise", "hacker", "old")
 INCUMBENT, CANDIDATE = "policy-1", "policy-2"
@@ -99,16 +102,32 @@ class World:
     runs: int = 1_500
     tasks: int = 1_000
 
-    def __post_init__(self) -> None:
-        self._arms: dict[bool, LoggedRuns] = {}
+    memo: dict[str, Any] = field(default_factory=dict)
+    """What was worked out already."""
+
+    def again(self) -> World:
+        """Return the same world before anything has happened."""
+        return replace(self, clock=Clock())
 
     def estimate(self) -> EstimateReport:
         """Return the off-policy estimate on a log of the incumbent."""
-        random = np.random.default_rng([self.seed, 2])
-        return estimate(self._judged(run(self.incumbent, self.candidate, self.runs, 3, random)))
+        return self._once("estimate", self._estimate)
 
     def evaluate(self, version: str) -> Sequence[TaskResult]:
         """Return results on held-out tasks, the same ones for each version; the luck is each run's own."""
+        return self._once(f"evaluate {version}", lambda: self._evaluate(version))
+
+    def _once(self, what: str, make: Callable[[], T]) -> T:
+        if what not in self.memo:
+            self.memo[what] = make()
+        found: T = self.memo[what]
+        return found
+
+    def _estimate(self) -> EstimateReport:
+        random = np.random.default_rng([self.seed, 2])
+        return estimate(self._judged(run(self.incumbent, self.candidate, self.runs, 3, random)))
+
+    def _evaluate(self, version: str) -> Sequence[TaskResult]:
         policy = self.candidate if version == CANDIDATE else self.incumbent
         found = self._judged(run(policy, policy, self.tasks, 1, np.random.default_rng([self.seed, 3])))
         columns = {name: outcome.values.tolist() for name, outcome in found.outcomes.items()}
@@ -134,11 +153,9 @@ class World:
             yield LiveRun(key, candidate, outcomes)
 
     def _arm(self, candidate: bool) -> LoggedRuns:
-        if candidate not in self._arms:
-            policy = self.candidate if candidate else self.incumbent
-            random = np.random.default_rng([self.seed, 4, candidate])
-            self._arms[candidate] = self._judged(run(policy, policy, PLAN.most, 1, random))
-        return self._arms[candidate]
+        policy = self.candidate if candidate else self.incumbent
+        random = np.random.default_rng([self.seed, 4, candidate])
+        return self._once(f"live {candidate}", lambda: self._judged(run(policy, policy, PLAN.most, 1, random)))
 
     def _judged(self, logged: LoggedRuns) -> LoggedRuns:
         """Return the runs as the verifier sees them."""
