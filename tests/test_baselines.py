@@ -150,6 +150,12 @@ def test_catalogues_may_differ_by_request_and_strength_may_be_named() -> None:
     assert [run.calls for run in arms[1].runs] == [{"middle": 1}, {"middle": 1}]
     with pytest.raises(EvaluationError, match="request '7' has no specialists"):
         Trials([7], [], solved).run(ask)
+
+    async def later(who: Specialist, request: int) -> tuple[str, float, float]:
+        return ask(who, request)
+
+    with pytest.raises(EvaluationError, match="request '7' has no specialists"):
+        asyncio.run(Trials([4, 7], lambda n: [SMALL] if n < 5 else [], solved).arun(later))
     with pytest.raises(EvaluationError, match=r"no baseline 'best'; choose among always-strongest"):
         chosen_baselines(["oracle", "best"])
     assert [item.name for item in chosen_baselines(["oracle", "random", "oracle"])] == ["oracle", "random"]

@@ -163,6 +163,18 @@ async def test_a_run_that_takes_too_long_is_given_up_and_the_others_go_on(
     assert results[0].failed
 
 
+async def test_results_that_cannot_be_written_end_the_evaluation_and_the_runs_under_way(
+    tasks: list[Task], store: TraceStore
+) -> None:
+    def full(_: TaskResult) -> None:
+        raise OSError(28, "No space left on device")
+
+    with ScriptedPolicy(golden(tasks)) as policy:
+        with pytest.raises(OSError, match="No space left"):
+            await evaluate(tasks[:6], way("langgraph", policy), store, ended=full, concurrency=2)
+        assert len({words for request in policy.requests for words in _said(request)}) < 6
+
+
 def test_what_a_face_cannot_run_is_said_before_any_run(tasks: list[Task]) -> None:
     at = PolicyAt(Endpoint(url="http://127.0.0.1:1/v1", model="nobody"))
     shown = next(task for task in tasks if task.specialists)

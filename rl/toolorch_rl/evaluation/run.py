@@ -16,6 +16,7 @@ from toolorch_integrations.store import TraceStore
 from toolorch_integrations.trace import Reward, Trace
 from toolorch_rl.conversation import Conversation, Step, from_trace
 from toolorch_rl.evaluation.faces import Face
+from toolorch_rl.evaluation.gather import gathered
 from toolorch_rl.evaluation.results import TaskResult
 from toolorch_rl.metrics.table import MeasuredRun, score
 from toolorch_rl.rewards.features import RunFeatures, features_of
@@ -59,19 +60,13 @@ async def evaluate(
     for task in tasks:
         face.check(task)
     results = {result.task_id: result for result in done}
-    gate = asyncio.Semaphore(concurrency)
 
     async def one(task: Task) -> None:
-        async with gate:
-            result = await run_task(task, face, store, limit)
-        results[task.id] = result
+        results[task.id] = await run_task(task, face, store, limit)
         if ended is not None:
-            ended(result)
+            ended(results[task.id])
 
-    async with asyncio.TaskGroup() as group:
-        for task in tasks:
-            if task.id not in results:
-                group.create_task(one(task))
+    await gathered(one, [task for task in tasks if task.id not in results], concurrency)
     return [results[task.id] for task in tasks]
 
 

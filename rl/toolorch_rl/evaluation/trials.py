@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from toolorch_integrations.steps import Steps, adrive, drive
 from toolorch_rl.evaluation.arms import Arm
 from toolorch_rl.evaluation.baselines import Attempt, Baseline, all_baselines, ranked
 from toolorch_rl.evaluation.errors import EvaluationError
+from toolorch_rl.evaluation.gather import gathered
 from toolorch_rl.rewards.features import RunFeatures
 
 Request = TypeVar("Request")
@@ -74,13 +74,11 @@ class Trials(Generic[Request]):
 
     async def arun(self, ask: Callable[[Specialist, Request], Awaitable[Brought]], concurrency: int = 8) -> list[Arm]:
         """Do as `run` on the running event loop, so many requests at a time."""
-        gate = asyncio.Semaphore(concurrency)
 
         async def one(request: Request) -> list[RunFeatures]:
-            async with gate:
-                return await adrive(self._tried(request), lambda who: ask(who, request))
+            return await adrive(self._tried(request), lambda who: ask(who, request))
 
-        return self._arms(await asyncio.gather(*(one(request) for request in self.requests)))
+        return self._arms(await gathered(one, self.requests, concurrency))
 
     def _tried(self, request: Request) -> Steps[list[RunFeatures]]:
         """Yield whom to ask, each once; return a run for each baseline."""
