@@ -147,6 +147,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_on_ray_workers(tmp_path: Path) -> None:
     """Two workers of a cluster of our own: plain and coroutine functions, failures, deaths, too few cores."""
     import ray

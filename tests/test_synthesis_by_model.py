@@ -500,6 +500,7 @@ def test_the_guide_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_calls_and_tries_are_spread_over_ray_workers(tmp_path: Path) -> None:
     with ScriptedAuthor() as model:
         wanted = settings(model, count=3, tries=1, backend="ray", ray_workers=2, workers=4)
