@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -498,9 +499,33 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert train(settings_of(policy, out, store, save_every=2)).metrics["steps"] == 10
 
 
-@pytest.mark.parametrize("method", ["replay", "sft"])
-def test_a_killed_run_goes_on_as_if_nothing_had_been(policy: Path, store: str, tmp_path: Path, method: str) -> None:
-    more = {"method": method, "save_every": 3, "batch": 8, "steps": 12, "best": 1.0, "lora_dropout": 0.1}
+@pytest.mark.parametrize("method", ["replay", "sft", "dpo"])
+def test_a_run_goes_on_as_if_it_had_not_been_stopped(policy: Path, store: str, tmp_path: Path, method: str) -> None:
+    more = {"method": method, "save_every": 3, "batch": 8, "steps": 9, "best": 1.0, "lora_dropout": 0.1, "keep": 3}
+    whole, stopped = (settings_of(policy, tmp_path / name, store, **more) for name in ("whole", "stopped"))
+    train(whole)
+    shutil.copytree(whole.output, stopped.output)
+    for name in ("toolorch.json", "adapter_model.safetensors"):
+        (stopped.output / name).unlink()
+    for name in ("checkpoint-9", "checkpoint-6"):
+        shutil.rmtree(stopped.output / "checkpoints" / name)
+
+    assert train(stopped).metrics["steps"] == 9
+
+    _assert_same_weights(whole.output, stopped.output)
+
+
+def _assert_same_weights(one: Path, other: Path) -> None:
+    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (one, other))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_killed_run_goes_on_as_if_nothing_had_been(policy: Path, store: str, tmp_path: Path) -> None:
+    more = {"save_every": 3, "batch": 8, "steps": 12, "lora_dropout": 0.1}
     whole = settings_of(policy, tmp_path / "whole", store, **more)
     killed = settings_of(policy, tmp_path / "killed", store, **more)
     train(whole)
@@ -518,9 +543,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(policy: Path, store: str, t
     train(killed)
 
     assert not half.exists()
-    ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("killed", "whole"))
-    for name, value in ours.items():
-        torch.testing.assert_close(value, theirs[name], rtol=0, atol=1e-6)
+    _assert_same_weights(whole.output, killed.output)
 
 
 def _train_until_killed(settings: TrainSettings, folder: Path) -> None:
@@ -539,7 +562,7 @@ def _train_until_killed(settings: TrainSettings, folder: Path) -> None:
     )
     process = subprocess.Popen([sys.executable, "-c", slow], stderr=subprocess.DEVNULL, env=_environment())
     metrics = settings.output / "metrics.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while time.monotonic() < deadline and process.poll() is None:
         if metrics.exists() and metrics.read_text().count("\n") >= 8:
             break
@@ -569,32 +592,44 @@ def test_a_folder_with_another_run_in_it_is_left_alone(policy: Path, store: str,
 # Several processes
 
 
-def test_two_processes_train_as_one_does(policy: Path, store: str, tmp_path: Path) -> None:
-    values = {"steps": 4, "batch": 24, "learning_rate": 1e-3, "kl": 0.05, "lora_rank": None}
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_two_processes_train_as_one_does(policy: Path, store: str, tmp_path: Path, kind: str) -> None:
+    values = {"steps": 3, "batch": 24, "learning_rate": 1e-3, "kl": 0.05, "lora_rank": None}
     alone = settings_of(policy, tmp_path / "one", store, **values)
     train(alone)
     together = alone.model_copy(update={"output": tmp_path / "two"})
     file = tmp_path / "settings.json"
     file.write_text(together.model_dump_json())
-    config = Path(__file__).parents[1] / "rl" / "accelerate" / "cpu_two_processes.yaml"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
 
     done = subprocess.run(
-        [*launch, "-m", "toolorch_rl.training", str(file)],
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        timeout=90,
+        [*_launch(kind, tmp_path), str(file)], env=_environment(), capture_output=True, text=True, timeout=200
     )
 
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(list((tmp_path / "two" / "checkpoints" / "checkpoint-4").glob("rng_state_*.pth"))) == 2
+    last = tmp_path / "two" / "checkpoints" / "checkpoint-3"
+    assert len(list(last.glob("rng_state_*.pth"))) == 2
+    assert (last / "pytorch_model_fsdp.bin").exists() == (kind == "fsdp2")
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     start = load_file(policy / "model.safetensors")
     moved = max(float((one[name] - start[name]).abs().max()) for name in one)
     apart = max(float((one[name] - two[name]).abs().max()) for name in one)
     assert moved > 1e-3
     assert apart < 0.02 * moved
+
+
+def _launch(kind: str, folder: Path) -> list[str]:
+    """Return the command that starts two processes, with the configuration that users get but for GPUs."""
+    root = Path(__file__).parents[1] / "rl" / "accelerate"
+    if kind == "ddp":
+        config, program = root / "cpu_two_processes.yaml", ["-m", "toolorch_rl.training"]
+    else:
+        text = (root / "fsdp2.yaml").read_text().replace("num_processes: 8", "num_processes: 2\nmain_process_port: 0")
+        config = folder / "fsdp2.yaml"
+        config.write_text(text.replace("mixed_precision: bf16", 'mixed_precision: "no"'))
+        program = [str(Path(__file__).with_name("shard_on_cpu.py"))]
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *program]
 
 
 # The command line

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from toolorch_integrations.cli.options import preferences
 from toolorch_integrations.cli.traces import (
     DEFAULT_STORE,
     AppName,
@@ -17,6 +18,7 @@ from toolorch_integrations.cli.traces import (
     Thread,
     _reports_errors,
 )
+from toolorch_integrations.preferences import Preferences
 
 if TYPE_CHECKING:
     from toolorch_rl.training import TrainResult, TrainSettings
@@ -35,6 +37,15 @@ def train(
     model: Model = None,
     since: Since = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the newest so many traces.")] = None,
+    wishes: Annotated[
+        Preferences | None,
+        typer.Option(
+            "--preferences",
+            parser=preferences,
+            metavar="WEIGHTS",
+            help="Whose reward counts, such as cost=0.6,latency=0.2; by default each run's own caller's.",
+        ),
+    ] = None,
     lora_rank: Annotated[int, typer.Option(min=0, help="Rank of the adapter; 0 trains all weights.")] = 16,
     epochs: Annotated[float, typer.Option(help="Passes over the runs.")] = 3.0,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps, in place of passes.")] = None,
@@ -72,6 +83,7 @@ def train(
         "model": model,
         "since": since,
         "limit": limit,
+        "preferences": wishes,
         "lora_rank": lora_rank or None,
         "epochs": epochs,
         "steps": steps,
@@ -86,7 +98,7 @@ def train(
         "restart": restart,
     }
     # What was not given is left to the file, and where that has none to the settings' defaults.
-    options = {"app": "app_name"}
+    options = {"app": "app_name", "preferences": "wishes"}
     given = {name: value for name, value in values.items() if _was_given(context, options.get(name, name))}
     result = _run(_settings(settings, given, set_ or []))
     console = Console(stderr=True, highlight=False)

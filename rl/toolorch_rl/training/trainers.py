@@ -60,11 +60,12 @@ def arguments_of(settings: TrainSettings) -> Any:
     Raises:
         TrainingError: `report_to` names something that is not installed, or batches do not divide.
     """
+    installed: list[str] = get_available_reporting_integrations()  # type: ignore[no-untyped-call]
     for name in settings.report_to:
         if name not in INTEGRATION_TO_CALLBACK:
             known = ", ".join(sorted(map(str, INTEGRATION_TO_CALLBACK)))
             raise TrainingError(f"report_to: there is nothing called {name!r}; transformers knows {known}")
-        if name not in get_available_reporting_integrations():
+        if name not in installed:
             raise TrainingError(f"report_to: {name} is not installed; `pip install {name}`")
     device = torch.cuda.is_available()
     half = settings.dtype == "bfloat16" or (settings.dtype == "auto" and device and torch.cuda.is_bf16_supported())
