@@ -33,6 +33,7 @@ from toolorch_integrations.store import TraceStore
 from toolorch_integrations.trace import Reward, Trace
 from toolorch_integrations.versions import Routes, VersionRouter, conversation, conversation_key, tries
 from toolorch_rl.evaluation import TaskResult
+from toolorch_serving.embedded import EmbeddedServer
 from toolorch_serving.promotion import (
     CanaryPlan,
     Change,
@@ -763,6 +764,24 @@ def test_a_served_adapter_is_published_under_the_policys_name(tmp_path: Path):
         served.publish("v2", tmp_path)
     with pytest.raises(PromotionError, match="holds no adapter"):
         served.publish("policy-v2", tmp_path)
+
+
+def test_an_adapter_goes_into_a_real_server_and_out_again(
+    embedded_server: EmbeddedServer, tiny_policy: Path, tiny_adapter: Path
+):
+    from toolorch_serving.promotion import ServedAdapters
+
+    served = ServedAdapters(embedded_server.url, embedded_server.name, tiny_policy)
+    version = f"{embedded_server.name}-promoted"
+    assert not served.serves(version)
+    published = served.publish(version, tiny_adapter)
+    assert published.probe.error < 1e-3
+    assert served.serves(version)
+    served.retire(embedded_server.name)  # the bare policy stays, whatever is asked
+    served.retire(version)
+    served.retire(version)
+    assert not served.serves(version)
+    assert served.serves(embedded_server.name)
 
 
 def test_watching_does_not_block_readers(tmp_path: Path):

@@ -75,7 +75,7 @@ def loop(
     planned: Planned = 1_000,
     most: Most = 10_000,
     patience: Patience = None,
-    look_every: LookEvery = 5.0,
+    look_every: LookEvery = 30.0,
     goal: Goal = "reward",
     margin: Margins = None,
     once: Annotated[bool, typer.Option("--once", help="One round, and then end.")] = False,

@@ -60,7 +60,7 @@ def promote(
     planned: Planned = 1_000,
     most: Most = 10_000,
     patience: Patience = None,
-    look_every: LookEvery = 5.0,
+    look_every: LookEvery = 30.0,
     goal: Goal = "reward",
     margin: Margins = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a promotion that was killed.")] = False,

@@ -52,7 +52,7 @@ class PromoteJob:
     preferences: Preferences | None = None
     filters: Mapping[str, Any] = field(default_factory=dict)
     """Which traces the estimate rests on, by names of `TrainSettings`."""
-    look_every: float = 5.0
+    look_every: float = 30.0
 
     def bring(
         self, version: str, folder: Path, console: Console, tell: Callable[[PromotionRecord], None]

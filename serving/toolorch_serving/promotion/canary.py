@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from toolorch_serving.promotion.criteria import Criteria, Stage
 from toolorch_serving.promotion.errors import PromotionError
 from toolorch_serving.promotion.evidence import Change, Evidence
-from toolorch_serving.promotion.sequential import confidence_sequence, scores
+from toolorch_serving.promotion.sequential import Floats, confidence_sequence, scores
 
 RARE = 6.0
 """Something that none of n runs did is done by at most so many in n: the rule of three, twice, for the many looks."""
@@ -79,35 +80,45 @@ def of_canary(runs: Iterable[LiveRun], plan: CanaryPlan, criteria: Criteria, ela
         elapsed: Seconds since it began.
     """
     chosen = list(runs)
-    names = [criteria.goal, *(name for name in criteria.protected if name != criteria.goal)]
-    arms = {run.key: run.candidate for run in chosen}
-    counts = {"candidate": sum(arms.values()), "incumbent": len(arms) - sum(arms.values())}
-    enough = min(counts.values()) >= plan.least
-    changes = {name: _change(name, chosen, plan, enough) for name in names}
-    changes = {name: change for name, change in changes.items() if change is not None or name == criteria.goal}
+    arms: dict[str, bool] = {}
+    for run in chosen:
+        arms.setdefault(run.key, run.candidate)
+    place = {key: number for number, key in enumerate(arms)}
+    of = np.fromiter((place[run.key] for run in chosen), np.intp, len(chosen))
+    treated = np.fromiter(arms.values(), np.bool_, len(arms))
+    counts = {"candidate": int(treated.sum()), "incumbent": int((~treated).sum())}
+    changes: dict[str, Change] = {}
+    for name in dict.fromkeys([criteria.goal, *criteria.protected]):
+        values = np.array([run.outcomes.get(name, math.nan) for run in chosen], np.float64)
+        if np.isfinite(values).any():
+            changes[name] = _change(name, values, of, treated, plan)
+        elif name == criteria.goal:
+            changes[name] = Change(note="no live run has it yet")
     over = len(arms) >= plan.most or elapsed >= plan.patience
     waiting = (
         "" if over else f"{counts['candidate']} conversations of the candidate, {counts['incumbent']} of the other"
     )
-    found = {name: change or Change(note="no live run has it yet") for name, change in changes.items()}
-    return Evidence(Stage.CANARY, found, counts | {"seconds": elapsed}, waiting)
+    return Evidence(Stage.CANARY, changes, counts | {"seconds": elapsed}, waiting)
 
 
-def _change(name: str, runs: Sequence[LiveRun], plan: CanaryPlan, enough: bool) -> Change | None:
-    """Return the change of a metric; None where no run knows it."""
-    by_key: dict[str, list[float]] = {}
-    treated: dict[str, bool] = {}
-    for run in runs:
-        value = run.outcomes.get(name, math.nan)
-        if math.isfinite(value):
-            by_key.setdefault(run.key, []).append(value)
-            treated.setdefault(run.key, run.candidate)
-    if not by_key:
-        return None
-    values = np.array([sum(found) / len(found) for found in by_key.values()])
-    arm = np.array(list(treated.values()), np.bool_)
+def _change(
+    name: str, values: Floats, of: npt.NDArray[np.intp], treated: npt.NDArray[np.bool_], plan: CanaryPlan
+) -> Change:
+    """Return the change of a metric.
+
+    Args:
+        name: The metric.
+        values: (N,) of each run; NaN where it is not known.
+        of: (N,) conversation of each run; conversations are numbered in the order in which they began.
+        treated: (C,) whether each conversation is the candidate's.
+        plan: The canary.
+    """
+    known = np.isfinite(values)
+    runs = np.bincount(of[known], minlength=len(treated))
+    sums = np.bincount(of[known], values[known], len(treated))
+    values, arm = sums[runs > 0] / runs[runs > 0], treated[runs > 0]
     least = min(int(arm.sum()), int((~arm).sum()))
-    if not enough or least < plan.least:
+    if least < plan.least:
         return Change(note=f"{least} conversations of one version, and {plan.least} are needed")
     before = float(values[~arm].mean())
     value, low, high = confidence_sequence(scores(values, arm, plan.share), plan.planned)

@@ -27,8 +27,8 @@ from toolorch_serving.promotion.gate import Decision, Gate, Verdict
 from toolorch_serving.promotion.publisher import Publisher
 from toolorch_serving.promotion.records import PromotionRecord, PromotionRecords, Step, SupersededError
 
-LOOK_EVERY = 5.0
-"""Seconds between looks at a canary."""
+LOOK_EVERY = 30.0
+"""Seconds between looks at a canary: each reads all of its runs."""
 FAILURES = 5
 """Looks at a canary that may fail in a row before it is given up."""
 

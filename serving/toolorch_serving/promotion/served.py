@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -66,6 +67,5 @@ class ServedAdapters:
         if self._base is None:
             raise PromotionError("base is needed to publish an adapter: give the bare policy's folder (--base)")
         vocabulary = int(AutoConfig.from_pretrained(str(self._base)).get_text_config().vocab_size)
-        probe = Probe.random(vocabulary)
-        probe = Probe(probe.sequences, self._tolerance, probe.noise)
+        probe = replace(Probe.random(vocabulary), tolerance=self._tolerance)
         return LoraPublisher(self._url, self.name, probe=probe, folder=self._base, max_staleness=_KEPT)
