@@ -241,8 +241,8 @@ class OrchestratorAgent(BaseWorkflowAgent):
         outcome = await adrive(turn.steps(), perform)
         state["scratchpad"] = [*state["scratchpad"], *outcome.added]
         state["ledger"] = [*state["ledger"], *(call.to_dict() for call in turn.calls)]
-        clock = {"paused": run.account.paused, "updated": time.time()}
-        state["run"] = {**state["run"], **clock, "confirmed": [], "edits": {}}
+        now = time.time()
+        state["run"] = {**state["run"], "paused": run.account.paused, "updated": now, "confirmed": [], "edits": {}}
         await save(ctx, self.name, state)
         return outcome.response.raw
 
