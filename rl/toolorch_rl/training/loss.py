@@ -69,7 +69,9 @@ def policy_loss(tokens: Tokens, settings: LossSettings) -> tuple[torch.Tensor, d
     slope = torch.where(cut, torch.zeros_like(weight), weight)
     # The value of the surrogate with the gradient of its log-probability form.
     surrogate = (weight + slope * (tokens.logprobs - tokens.logprobs.detach())) * tokens.advantages
-    loss = -(tokens.weights * surrogate).sum() - settings.entropy * (tokens.weights * tokens.entropy).sum()
+    loss = -(tokens.weights * surrogate).sum()
+    if settings.entropy:  # else no gradient has to flow through it
+        loss = loss - settings.entropy * (tokens.weights * tokens.entropy).sum()
     sums = {
         "weight": tokens.weights.sum(),
         "tokens": torch.tensor(float(len(ratio)), device=ratio.device),

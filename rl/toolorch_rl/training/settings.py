@@ -72,8 +72,6 @@ class TrainSettings(BaseModel):
     """Only traces of the last so many seconds."""
     limit: int | None = Field(None, ge=1)
     """Only the newest so many traces."""
-    agent: str | None = None
-    """Only what this agent of the app sampled, where an app has several; None: all that the policy sampled."""
     max_staleness: int | None = Field(None, ge=0)
     """`replay`: leave out runs of a policy more than so many versions older than the newest; None: take all."""
     filters: tuple[Literal["format", "output", "quality"], ...] = ()
