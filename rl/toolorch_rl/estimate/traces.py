@@ -18,7 +18,7 @@ from toolorch_rl.rewards import RunFeatures, features_of
 from toolorch_rl.rows import Row
 from toolorch_rl.trace_rows import rollouts_of
 from toolorch_rl.training.baseline import request_features
-from toolorch_rl.training.corpus import Run, corpus_of, preferences_of
+from toolorch_rl.training.corpus import Run, assess, corpus_of, preferences_of
 from toolorch_rl.training.settings import TrainSettings
 
 BatchLogprobs = Callable[[Sequence[Row]], Sequence[npt.NDArray[np.float32]]]
@@ -50,6 +50,8 @@ def estimate_traces(
     if not runs:
         why = ", ".join(f"{number} {reason}" for reason, number in skipped.most_common()) or "the store is empty"
         raise EstimateError(f"none of {len(traces)} traces can be used: {why}")
+    corpus.runs = runs
+    assess(corpus, settings)
     rows = [row for run in runs for row in rollouts[run.trace.id].rows]
     found = {id(row): values for row, values in zip(rows, logprobs(rows), strict=True)}
     ratios = [run_ratios(rollouts[run.trace.id], lambda row: found[id(row)]) for run in runs]

@@ -11,7 +11,7 @@ from toolorch_integrations.store import TraceStore
 from toolorch_integrations.trace import Trace
 from toolorch_rl.estimate.outcomes import outcomes_of
 from toolorch_rl.rewards import features_of
-from toolorch_rl.training.corpus import Run, corpus_of
+from toolorch_rl.training.corpus import Run, assess, corpus_of
 from toolorch_rl.training.settings import TrainSettings
 from toolorch_serving.promotion.canary import LiveRun
 
@@ -43,7 +43,10 @@ def live_runs(
         ][::-1]
         older = {thread for thread in {trace.thread_id for trace in traces} if thread and _began(store, thread, since)}
         fresh = [trace for trace in traces if trace.thread_id not in older]
-        rewarded = {run.trace.id: run for run in corpus_of(fresh, chosen).runs}
+        corpus = corpus_of(fresh, chosen)
+        if corpus.runs:
+            assess(corpus, chosen)
+        rewarded = {run.trace.id: run for run in corpus.runs}
         return [_live(trace, rewarded.get(trace.id), candidate) for trace in fresh]
 
     return runs
