@@ -108,7 +108,7 @@ def test_supervised_loss_is_the_mean_over_labelled_tokens(policy: Path, tmp_path
     loss = made.compute_loss(made.model, dict(batch))
 
     assert batch["input_ids"].tolist() == [row["input_ids"] for row in rows]
-    assert float(loss) == pytest.approx(-float(_logprobs(made.model, prompt, answer, None).mean()), rel=1e-4)
+    assert loss.item() == pytest.approx(-_logprobs(made.model, prompt, answer, None).mean().item(), rel=1e-4)
 
 
 def test_dpo_sums_what_the_mask_marks(policy: Path, tmp_path: Path) -> None:
