@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from benchmarks.policy_world import base_policy, moved, realised, run
 from tests.routing_world import NAMES, REQUESTS, Runs, build_router, logprobs_of, prompt_ids, stored
+from tests.tiny_policy import build_adapter
 from toolorch_integrations.trace import Trace
 from toolorch_rl.estimate import EstimateError, LoggedRuns, Outcome, estimate, run_ratios, weigh
 from toolorch_rl.estimate.estimators import doubly_robust, outcome_model, per_decision, self_normalised
@@ -320,6 +321,14 @@ def test_the_logging_policy_itself_is_estimated_at_its_own_mean(router: Path, tr
     assert "policy-1: 240 runs" in table
 
 
+def test_an_adapter_is_estimated_on_its_base(router: Path, traces: list[Trace], tmp_path: Path):
+    store = stored(tmp_path / "traces.db", traces)
+    adapter = build_adapter(tmp_path / "adapter", router)
+    report = json.loads(toolorch(store, "--policy", str(adapter), "--base", str(router), "--format", "json").stdout)
+    assert report["runs"] == 240
+    assert report["effective_runs"] < 239.9  # a policy that differs by some per cent, not by rounding
+
+
 def test_a_sharper_policy_is_estimated_at_what_it_would_solve(router: Path, traces: list[Trace]):
     """The new policy is the old one with the answer `query` twice as likely: its value can be computed."""
     runs = Runs(router)
@@ -367,6 +376,7 @@ def test_traces_that_cannot_be_used_are_counted(traces: list[Trace]):
     mixed[0].status = traces[0].status
     report = estimate_traces(mixed, same, settings())
     assert report.runs == 40
+    assert report.metrics["reward"].logged > 0  # type: ignore[operator]
     assert sum(report.skipped.values()) == 1
     assert "no outcome" in next(iter(report.skipped))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import signal
 import subprocess
@@ -577,6 +578,7 @@ def test_live_runs_are_those_of_conversations_that_began_in_the_canary(store: Tr
     found = list(live_runs(store, "v2", "v1")(100.0))
     assert [(run.key, run.candidate) for run in found] == [("a", False), ("b", True), (f"{5:032x}", True)]
     assert [run.outcomes["solved"] for run in found[:2]] == [1.0, 0.0]
+    assert found[0].outcomes["reward"] > found[1].outcomes["reward"] == 0
     assert np.isnan(found[2].outcomes["solved"])  # nothing says so yet
     assert np.isfinite(found[2].outcomes["seconds"])
 
@@ -667,6 +669,25 @@ def test_a_round_that_fails_says_why_and_the_next_goes_on(store: TraceStore, tmp
     again.clock.now = loop.clock.now + 10
     assert again.rounds.one().outcome == "stayed"
     assert (tmp_path / "rounds" / LOG).read_text().count("\n") == 2
+
+
+def test_rewards_that_could_not_be_attached_are_attached_by_the_next_round(store: TraceStore, tmp_path: Path):
+    fill(store, 3, 10.0)
+    asked: list[float] = []
+
+    def attach(_: TraceStore, since: float) -> int:
+        asked.append(since)
+        if len(asked) == 1:
+            raise OSError("the verifier is down")
+        return 3
+
+    loop = Loop(store, tmp_path / "rounds", attach=attach)
+    before = loop.clock()
+    first, second = itertools.islice(loop.rounds.run(), 2)
+    assert first.reason == "waiting: OSError: the verifier is down"
+    assert second.outcome == "stayed"
+    assert asked == [0.0, 0.0]
+    assert loop.clock() - before == 60.0  # it does not try again at once
 
 
 def failing(text: str) -> Callable[..., Any]:

@@ -30,6 +30,10 @@ LOOK_EVERY = 5.0
 """Seconds between looks at the store."""
 
 
+PAUSE = 60.0
+"""Seconds after a round that failed: what failed it may pass."""
+
+
 class Phase(StrEnum):
     """Where a round stands."""
 
@@ -109,12 +113,15 @@ class Rounds:
     def run(self) -> Iterator[RoundResult]:
         """Yield each round as it ends, for ever; whoever has enough stops asking."""
         while True:
-            yield self.one()
+            result = self.one()
+            yield result
+            if result.outcome == "failed":
+                self.sleep(min(PAUSE, self.interval))
 
     def one(self) -> RoundResult:
         """Go on with the round that was interrupted, or make one, to its end."""
         state = self.state()
-        started = self.clock()
+        started = since = self.clock()
         try:
             state = self._waited(state) if state.phase is Phase.WAITING else state
             if state.phase is Phase.WAITING:
@@ -126,9 +133,10 @@ class Rounds:
         except Exception as error:  # whatever training or a server does, the next round goes on
             logger.exception("round %d failed", state.number)
             state = self.state()
+            since = state.since  # what was not rewarded is rewarded by the next round
             result = self._result(state, "failed", f"{state.phase.value}: {type(error).__name__}: {error}", started)
         self._log(result)
-        self._save(Round(state.number + 1, since=state.begun or started))
+        self._save(Round(state.number + 1, since=state.begun or since))
         return result
 
     def state(self) -> Round:
