@@ -130,15 +130,24 @@ def test_template_is_the_same_for_all_ways_to_write_a_call(tokenizer: PreTrained
     assert rendered(tokenizer, [user, spoken]).endswith(f"assistant\nAdd up.\n{CALL}\n{CALL}<|im_end|>\n")
 
 
-def test_template_shows_tools_in_a_line_each(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_template_shows_what_a_tool_does_before_its_name(tokenizer: PreTrainedTokenizerFast) -> None:
     [search, *_] = default_world().schemas()
-    line = "# Tools\nsearch_docs(query): Search the shop's documents."
+    line = "# Tools\nSearch the shop's documents.\nsearch_docs(query)"
     user = {"role": "user", "content": "x"}
     tail = "<|im_end|>\n<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
     assert rendered(tokenizer, [user], [search], ask=True) == f"<|im_start|>system\n{line}{tail}"
     system = {"role": "system", "content": "Be brief."}
     assert rendered(tokenizer, [system, user], [search], ask=True) == f"<|im_start|>system\nBe brief.\n\n{line}{tail}"
     assert rendered(tokenizer, [user], ask=True) == tail.removeprefix("<|im_end|>\n")
+
+
+def test_template_shows_long_descriptions_of_arguments(tokenizer: PreTrainedTokenizerFast) -> None:
+    models = "The model used to answer. Choices: " + ", ".join(f"answer-{number}" for number in range(12))
+    properties = {"model": {"type": "string", "description": models}, "note": {"description": "Short."}}
+    schema = {"type": "function", "function": {"name": "answer", "parameters": {"properties": properties}}}
+    assert f"# Tools\nanswer(model, note)\nmodel: {models}<|im_end|>" in rendered(
+        tokenizer, [{"role": "user", "content": "x"}], [schema]
+    )
 
 
 def test_replies_are_parsed_as_a_hermes_parser_does() -> None:

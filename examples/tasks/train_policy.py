@@ -138,7 +138,7 @@ def _texts(shared: Shared) -> Iterator[str]:
 
 def _line(function: dict[str, Any]) -> str:
     properties = function["parameters"]["properties"]
-    head = f"{function['name']}({', '.join(properties)}): {function['description']}"
+    head = f"{function['description']}\n{function['name']}({', '.join(properties)})"
     return "\n".join([head, *(item["description"] for item in properties.values() if "Choices" in str(item))])
 
 

@@ -15,7 +15,11 @@ MARKS = ("<tool_call>", "</tool_call>")
 """Single tokens that are part of the text, so that a tool parser sees them."""
 
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8")
-"""Renders tools as one line each, which keeps prompts short, and calls in the hermes form."""
+"""Renders calls in the hermes form, and of tools only what a policy needs: what one does, its name, its arguments.
+
+The name comes last: a policy that looks for what is to be done then finds the name right behind it. Only long
+descriptions of arguments are shown, such as the choices of the `select` rendering.
+"""
 
 # Qwen's split, but for numbers: up to three digits stay together, so that a policy copies a price in one token.
 _SPLIT = (
