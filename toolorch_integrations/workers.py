@@ -48,14 +48,18 @@ class _Worker(threading.Thread):
             future, function = self.jobs.get()
             result: Any = None
             error: BaseException | None = None
+            # From here on it cannot be cancelled: setting the result of a cancelled future would end this thread.
+            wanted = future.set_running_or_notify_cancel()
             try:
-                result = function()
+                result = function() if wanted else None
             except BaseException as raised:
                 error = raised
             stays = len(_idle) < MOST_IDLE
             if stays:
                 _idle.append(self)  # before the caller hears of the result: its next call finds this thread
-            if error is None:
+            if not wanted:
+                pass  # it was cancelled before it began
+            elif error is None:
                 future.set_result(result)
             else:
                 future.set_exception(error)

@@ -1,9 +1,10 @@
-"""The policy that learns: a small model taught what a call looks like, and nothing about who is good at what.
+"""The policy that learns: a small model taught to read a request and to write a call, and nothing about specialists.
 
     python -m examples.routing.base_policy --out .toolorch/routing/base
 
-Its supervised runs hand each request to a specialist drawn at random, in the `chat` and in the `select` rendering. It
-also learns to foretell the requests themselves, so that it can tell their kinds apart later.
+Its supervised runs hand each request to a specialist drawn at random, in the `chat` and in the `select` rendering. In
+front of the call it writes down what it has read: the kind of the request, and how much cost and time matter. So the
+choice that it has to learn by experience hangs on a few words next to it.
 """
 
 from __future__ import annotations
@@ -49,18 +50,32 @@ def select_prompt(task: RoutingTask) -> Prompt:
     return step_messages(problem, ""), [function_schema(ANSWER, choices_of(CATALOG.view())[ANSWER])]
 
 
-def called(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def reading(task: RoutingTask) -> str:
+    """Return what the policy writes down of a request before it calls."""
+    levels = (_LEVELS[round(3 * weight)] for weight in (task.preferences.cost, task.preferences.latency))
+    return "{}: cost {}, time {}".format(task.kind, *levels)
+
+
+_LEVELS = ("none", "little", "much", "most")
+
+
+def called(task: RoutingTask, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the message that makes a call."""
     function = {"name": name, "arguments": json.dumps(arguments)}
-    return {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+    calls = [{"id": "1", "type": "function", "function": function}]
+    return {"role": "assistant", "content": reading(task), "tool_calls": calls}
 
 
-def random_runs(kind: str, prompts: Sequence[Prompt], draw: random.Random) -> Iterator[tuple[Prompt, dict[str, Any]]]:
-    """Give each prompt a call of a specialist drawn at random."""
-    for prompt in prompts:
+def random_runs(
+    rendering: str, shown: Sequence[RoutingTask], draw: random.Random
+) -> Iterator[tuple[Prompt, dict[str, Any]]]:
+    """Give each task a call of a specialist drawn at random."""
+    for task in shown:
         name = draw.choice(SPECIALISTS).name
-        call = called(name, {"final": True}) if kind == "chat" else called(ANSWER, {"model": name})
-        yield prompt, call
+        if rendering == "chat":
+            yield chat_prompt(task), called(task, name, {"final": True})
+        else:
+            yield select_prompt(task), called(task, ANSWER, {"model": name})
 
 
 def make(
@@ -86,10 +101,7 @@ def make(
     """
     draw = random.Random(f"base {seed}")
     shown = tasks(runs // 2, f"base {seed}", list(SETTINGS))
-    made = {
-        "chat": list(random_runs("chat", [chat_prompt(task) for task in shown], draw)),
-        "select": list(random_runs("select", [select_prompt(task) for task in shown], draw)),
-    }
+    made = {rendering: list(random_runs(rendering, shown, draw)) for rendering in ("chat", "select")}
     tokenizer = train_tokenizer(_texts(made["chat"] + made["select"]), vocabulary=2560, length=2048)
     groups = [group for name in made for group in _groups(tokenizer, made[name])]
     model = small_model(tokenizer, hidden=hidden, layers=layers, length=2048, seed=seed)
@@ -110,7 +122,7 @@ def _groups(tokenizer: PreTrainedTokenizerFast, runs: Sequence[tuple[Prompt, dic
     rows: dict[bytes, list[Any]] = {}
     prefixes = {}
     for (messages, tools), call in runs:
-        prefix, row = render(tokenizer, [*messages, call], [False, True, True], tools)
+        prefix, row = render(tokenizer, [*messages, call], [False, False, True], tools)
         prefixes[prefix.tobytes()] = prefix
         rows.setdefault(prefix.tobytes(), []).append(row)
     return [Group(prefixes[key], tuple(part)) for key, part in rows.items()]
@@ -125,7 +137,7 @@ def _texts(runs: Sequence[tuple[Prompt, dict[str, Any]]]) -> Iterator[str]:
         )
         function = call["tool_calls"][0]["function"]
         written = f'\n{{"name": "{function["name"]}", "arguments": {function["arguments"]}}}\n'
-        yield f"{said}\n{listed}\n{written}"
+        yield f"{said}\n{listed}\nassistant\n{call['content']}\n<tool_call>{written}"
 
 
 def main() -> None:
