@@ -108,10 +108,14 @@ def test_runs_are_captured_judged_and_rewarded(policy: ScriptedPolicy, tmp_path:
         assert run.verdict.passed == (run.context.seed % 4 != 0)
         assert run.trace.metadata["task"] == run.context.key
         assert run.trace.metadata["rollout"]["seed"] == run.context.seed
-        assert run.trace.preferences is not None and run.trace.preferences["cost"] == 0.5
+        assert run.trace.preferences is not None
+        assert run.trace.preferences["cost"] == 0.5
         turn = run.trace.graph.nodes[-1].turn
-        assert turn is not None and turn.sampling["seed"] == run.context.seed and turn.sampling["temperature"] == 1.0
-        assert run.trace.exact and rollout_of(run.trace).trained_tokens > 0
+        assert turn is not None
+        assert turn.sampling["seed"] == run.context.seed
+        assert turn.sampling["temperature"] == 1.0
+        assert run.trace.exact
+        assert rollout_of(run.trace).trained_tokens > 0
         assert store.trace(run.trace.id).metadata["task"] == run.context.key
     assert len({run.context.seed for run in runs}) == len(runs)
     assert {request["model"] for request in policy.requests} == {"policy-v3"}
@@ -135,7 +139,8 @@ def test_a_plain_function_gets_a_thread_and_one_trace(policy: ScriptedPolicy) ->
 
     def app(task: Sum) -> str:
         rollout = current_rollout()
-        assert rollout is not None and rollout.task is task
+        assert rollout is not None
+        assert rollout.task is task
         threads.add(threading.current_thread().name)
         model = chat_policy(policy)  # two calls outside of any graph are one run all the same
         model.invoke("first")
@@ -247,21 +252,27 @@ def test_a_run_whose_policy_fails_is_made_again_and_leaves_nothing_half_written(
         agent = app_of(policy)
         settings = RolloutSettings(repetitions=4, at_once=4, seconds=60, attempts=3)
         [group] = rollouts(agent, TASKS[1:2], verify, settings, server=Healing(Server(policy.url)), store=store)
-    assert first.is_set() and not group.lost and len(group.runs) == 4
+    assert first.is_set()
+    assert not group.lost
+    assert len(group.runs) == 4
     assert all(trace.status == "answered" for trace in store.full_traces())
     assert len(list(store.traces())) == 4
     for run in group.runs:
-        assert run.trace.totals.turns == 2 and rollout_of(run.trace).trained_tokens > 0
+        assert run.trace.totals.turns == 2
+        assert rollout_of(run.trace).trained_tokens > 0
     store.close()
 
 
-def test_a_server_that_stays_away_ends_the_rollouts(policy: ScriptedPolicy) -> None:
+def test_a_server_that_stays_away_ends_the_rollouts() -> None:
     def script(request: Any) -> Reply:
         return Reply("gone", status=500)
 
-    with ScriptedPolicy(script) as broken, pytest.raises(PolicyDownError, match="has not answered"):
-        server = PolicyServer("http://127.0.0.1:9", seconds=0.5)
-        rollouts(app_of(broken), TASKS[:1], verify, RolloutSettings(repetitions=2, seconds=60), server=server)
+    server = PolicyServer("http://127.0.0.1:9", seconds=0.5)
+    settings = RolloutSettings(repetitions=2, seconds=60)
+    with ScriptedPolicy(script) as broken:
+        app = app_of(broken)
+        with pytest.raises(PolicyDownError, match="has not answered"):
+            rollouts(app, TASKS[:1], verify, settings, server=server)
 
 
 def test_without_a_server_to_wait_for_a_failing_policy_loses_the_run() -> None:
@@ -297,7 +308,8 @@ def test_a_server_that_is_killed_is_started_again(tmp_path: Path) -> None:
     assert report(groups) == "16 runs of 4 tasks"
     for group in groups:
         for run in group.runs:
-            assert run.trace.totals.turns == 2 and run.trace.exact
+            assert run.trace.totals.turns == 2
+            assert run.trace.exact
 
 
 def _child_of(guard: int) -> int:
@@ -350,11 +362,13 @@ def test_forks_share_what_came_before_the_decision(policy: ScriptedPolicy) -> No
     found = asyncio.run(groups())
     assert sorted(group.key for group in found) == ["sum-1", "sum-2", "sum-3"]
     for group in found:
-        assert len(group.runs) == 4 and not group.lost
+        assert len(group.runs) == 4
+        assert not group.lost
         whole = [rollout_of(run.trace) for run in group.runs]
         parts = [after_fork(rollout, run.fork) for rollout, run in zip(whole, group.runs, strict=True)]
         for run, rollout, part in zip(group.runs, whole, parts, strict=True):
-            assert run.trace.totals.turns == 2 and run.trace.totals.calls == 1  # the prefix is counted once
+            assert run.trace.totals.turns == 2
+            assert run.trace.totals.calls == 1
             assert run.trace.status == "answered"  # and so are its turns: the budget of two is not overdrawn
             assert run.verdict.passed == (run.context.seed % 4 != 0)
             assert part.trained_tokens == len(run.trace.graph.nodes[-1].token_ids)

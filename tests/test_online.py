@@ -1,0 +1,249 @@
+"""Online training: groups ahead of the trainer, their age, what is left out, versions that are published beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.doubles import chat_policy
+from toolorch_integrations.testing import Reply, ScriptedPolicy
+from toolorch_rl.online import OnlineSettings, RolloutMaker, RolloutSource, WeightStream
+from toolorch_rl.rollouts import RolloutError, RolloutSettings, Sampling
+from toolorch_rl.weights import Published
+from toolorch_rl.weights.probe import ProbeResult
+
+TASKS = [{"id": f"task-{number}", "text": f"Choose {number}."} for number in range(6)]
+RUNS = RolloutSettings(repetitions=4, at_once=16, seconds=60, sampling=Sampling(seeded=True))
+
+
+def by_seed(request: Any) -> Reply:
+    """Say yes or no."""
+    return Reply("yes" if request.get("seed", 0) % 2 else "no")
+
+
+@pytest.fixture
+def policy() -> Iterator[ScriptedPolicy]:
+    """A scripted policy that says yes or no."""
+    with ScriptedPolicy(by_seed) as served:
+        yield served
+
+
+def app_of(policy: ScriptedPolicy) -> Any:
+    """Return an app that asks once."""
+    model = chat_policy(policy)
+
+    async def app(task: dict[str, str]) -> str:
+        return str((await model.ainvoke(task["text"])).text)
+
+    return app
+
+
+def yes(task: Any, trace: Any, result: Any) -> bool:
+    """Only yes is right."""
+    return bool(result == "yes")
+
+
+class Model:
+    """Stands for a trained model."""
+
+    def save_pretrained(self, folder: str) -> None:
+        """Write something."""
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / "weights").write_text("1")
+
+
+class Recorded:
+    """A publisher that publishes nowhere, and fails when it is told to."""
+
+    def __init__(self, fails: Sequence[str] = ()) -> None:
+        self.versions: list[str] = []
+        self.fails = fails
+
+    @property
+    def current(self) -> str:
+        """The newest version's name."""
+        return f"policy-{self.versions[-1]}" if self.versions else "policy"
+
+    def publish(self, version: str, folder: Any, *, reference: Any = None) -> Published:
+        """Take note."""
+        if version in self.fails:
+            raise RuntimeError("the server still answers with the weights from before")
+        assert (Path(folder) / "weights").exists()
+        self.versions.append(version)
+        name = f"policy-{version}"
+        return Published(version, name, name, 0.0, ProbeResult(0.0, 1.0, True))
+
+
+def test_a_source_gives_examples_of_fresh_groups(policy: ScriptedPolicy, tmp_path: Path) -> None:
+    stream = WeightStream(Recorded(), tmp_path / "versions", background=False)
+    source = RolloutSource(app_of(policy), TASKS, yes, OnlineSettings(groups=3, rollouts=RUNS), weights=stream)
+    model: Any = Model()
+    try:
+        versions = []
+        for step in range(4):
+            examples = source.next_batch(step, "policy")
+            figures = source.metrics()
+            assert all(len(example.advantages) == len(example.row) for example in examples)
+            totals: dict[str, float] = {}
+            for example in examples:
+                totals[example.row.trace_id] = totals.get(example.row.trace_id, 0.0) + float(example.weights.sum())
+                assert np.isfinite(example.advantages).all()
+                assert np.isfinite(example.row.logprobs[example.row.trained]).all()
+            assert np.allclose(list(totals.values()), 1.0)
+            assert figures["runs"] == 12
+            assert 0 < figures["solved"] < 1
+            assert figures["staleness"] <= 2
+            versions.append(source.after_step(step, model))
+        assert versions == ["policy-v0", "policy-v1", "policy-v2", "policy-v3"]
+        assert {request["model"] for request in policy.requests} > {"scripted", "policy-v0"}
+        assert source.state()["group"] >= 12
+    finally:
+        source.close()
+
+
+def test_advantages_follow_the_rewards(policy: ScriptedPolicy) -> None:
+    seen: list[Any] = []
+    source = RolloutSource(
+        app_of(policy),
+        TASKS,
+        yes,
+        OnlineSettings(groups=2, rollouts=RUNS, ahead=0),
+        ended=lambda groups, rewards: seen.append((list(groups), rewards)),
+    )
+    try:
+        examples = source.next_batch(0, "policy")
+    finally:
+        source.close()
+    passed = {run.trace.id: run.verdict.passed for groups, _ in seen for group in groups for run in group.runs}
+    assert examples
+    for example in examples:
+        signs = np.sign(example.advantages[example.row.trained])
+        assert set(signs.tolist()) == {1.0 if passed[example.row.trace_id] else -1.0}
+
+
+def test_no_more_groups_are_begun_than_allowed(policy: ScriptedPolicy) -> None:
+    maker = RolloutMaker(app_of(policy), lambda start: itertools.cycle(TASKS), yes, RUNS)
+    maker.start()
+    try:
+        maker.allow(3)
+        found = [maker.next(30).number for _ in range(3)]
+        assert sorted(found) == [0, 1, 2]
+        assert maker.begun == 3
+        with pytest.raises(RolloutError, match=r"within 0.3 s"):
+            maker.next(0.3)
+        maker.allow(4)
+        assert maker.next(30).number == 3
+    finally:
+        maker.stop()
+
+
+def test_groups_that_have_grown_too_old_are_replaced(policy: ScriptedPolicy, tmp_path: Path) -> None:
+    stream = WeightStream(Recorded(), tmp_path / "versions", background=False)
+    settings = OnlineSettings(groups=2, rollouts=RUNS, ahead=2, max_staleness=1)
+    source = RolloutSource(app_of(policy), TASKS, yes, settings, weights=stream)
+    model: Any = Model()
+    try:
+        source.next_batch(0, "policy")
+        for step in range(3):  # three versions while six groups of the first one are ready or under way
+            source.after_step(step, model)
+        source.next_batch(3, "policy-v2")
+        assert source.metrics()["staleness_max"] <= 1
+        assert source.metrics()["left_out"] >= 4
+    finally:
+        source.close()
+
+
+def test_rewards_that_are_all_equal_end_it_with_the_count() -> None:
+    with ScriptedPolicy(["yes"]) as policy:
+        source = RolloutSource(app_of(policy), TASKS, yes, OnlineSettings(groups=2, rollouts=RUNS, rounds=2))
+        try:
+            with pytest.raises(
+                RolloutError, match=r"2 rounds of 2 groups gave.*16 in a group of equal"
+            ):
+                source.next_batch(0, "policy")
+        finally:
+            source.close()
+
+
+def test_a_resumed_source_goes_on_with_other_groups(policy: ScriptedPolicy) -> None:
+    numbers: list[int] = []
+    settings = OnlineSettings(groups=2, rollouts=RUNS, ahead=0)
+
+    def note(groups: Sequence[Any], rewards: Any) -> None:
+        numbers.extend(group.number for group in groups)
+
+    first = RolloutSource(app_of(policy), TASKS, yes, settings, ended=note)
+    first.next_batch(0, "policy")
+    state = first.state()
+    first.close()
+    again = RolloutSource(app_of(policy), TASKS, yes, settings, ended=note)
+    again.restore(state)
+    again.next_batch(1, "policy")
+    again.close()
+    assert len(set(numbers)) == len(numbers) >= 4
+
+
+def test_a_version_that_is_refused_ends_the_training_by_name(tmp_path: Path) -> None:
+    stream = WeightStream(Recorded(fails=["v1"]), tmp_path / "versions")
+    stream.send(0, Model())
+    stream.send(1, Model())
+    with pytest.raises(RolloutError, match=r"the new weights are not served: .*from before"):
+        stream.send(2, Model())
+    assert stream.model == "policy-v0"
+    assert stream.number == 1
+
+
+def test_a_restarted_server_gets_the_newest_version_again(tmp_path: Path) -> None:
+    publisher = Recorded()
+    stream = WeightStream(publisher, tmp_path / "versions", keep=2)
+    for step in range(4):
+        stream.send(step, Model())
+    stream.wait()
+    stream.again()
+    assert publisher.versions == ["v0", "v1", "v2", "v3", "v3"]
+    assert sorted(path.name for path in (tmp_path / "versions").iterdir()) == ["v2", "v3"]
+
+
+def test_rollouts_that_fail_for_good_reach_the_trainer(policy: ScriptedPolicy) -> None:
+    def tasks(start: int) -> Iterator[Any]:
+        yield TASKS[0]
+        raise RuntimeError("the task file has ended")
+
+    source = RolloutSource(app_of(policy), tasks, yes, OnlineSettings(groups=2, rollouts=RUNS))
+    try:
+        with pytest.raises(RolloutError, match="the task file has ended"):
+            source.next_batch(0, "policy")
+    finally:
+        source.close()
+
+
+def test_closing_does_not_wait_for_a_run_that_hangs() -> None:
+    release = threading.Event()
+
+    def app(task: Any) -> str:
+        release.wait(300)
+        return "yes"
+
+    source = RolloutSource(app, TASKS, yes, OnlineSettings(groups=1, rollouts=RUNS, timeout=0.5))
+    with pytest.raises(RolloutError, match=r"within 0.5 s"):
+        source.next_batch(0, "policy")
+    source.close()
+    assert source._maker is not None
+    assert not source._maker._thread.is_alive()
+    release.set()
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(RolloutError, match="groups is 0"):
+        OnlineSettings(groups=0)
+    with pytest.raises(RolloutError, match="repetitions must be 2 or more"):
+        OnlineSettings(rollouts=RolloutSettings(repetitions=1))
+    with pytest.raises(RolloutError, match="tasks is empty"):
+        RolloutSource(asyncio.sleep, [], yes)
