@@ -72,6 +72,7 @@ class Task(BaseModel):
         specialists: The specialists of the catalogue, besides the environment's tools.
         price_table: Number of the price table that the catalogue's prices are from.
         environment: The schema, where it is none of those that come with the package.
+        app_prompt: The app's own system prompt, if it has one.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -95,6 +96,7 @@ class Task(BaseModel):
     specialists: tuple[Specialist, ...] = ()
     price_table: int = 0
     environment: EnvironmentSchema | None = None
+    app_prompt: str | None = None
 
     @cached_property
     def schema_of_environment(self) -> EnvironmentSchema:
@@ -108,6 +110,23 @@ class Task(BaseModel):
         from toolorch_rl.synthesis.domains import domain
 
         return domain(self.domain).schema
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What the user says, one utterance after the other."""
+        return (self.request, *self.follow_ups)
+
+    def goes_on(self, answer: str) -> bool:
+        """Whether the user speaks again after an answer: when it is a question."""
+        return asks(answer)
+
+    def view(self, stage: int) -> CatalogFilter:
+        """Return what the user's utterance of that number shows of the catalogue: always the same."""
+        return self.catalog
+
+    def judge(self, environment: Any, answer: str) -> Verdict:
+        """Say whether a run in an environment that `open` gave has solved the task; see `solved`."""
+        return solved(self, environment.state(), answer)
 
     @property
     def calls(self) -> list[GoldenCall]:
@@ -177,6 +196,11 @@ def solved(task: Task, state_after: State, answer: str) -> Verdict:
         if not any(says(answer, wording) for wording in wordings)
     ]
     return Verdict(float(not reasons), not reasons, "; ".join(reasons) or "solved", {"reasons": reasons})
+
+
+def asks(answer: str) -> bool:
+    """Say whether a policy's last words are a question, to which the user's next words are the reply."""
+    return answer.rstrip("*_\"')` \n").endswith("?")
 
 
 def write_tasks(path: str | Path, tasks: Iterable[Task]) -> int:

@@ -44,6 +44,10 @@ HeldOut = Annotated[
 def evaluate(
     policy: Policy,
     tasks: Annotated[list[Path] | None, typer.Option(help="File of tasks, JSON lines; may be given again.")] = None,
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option(help="bfcl:CATEGORY or tau2:DOMAIN, then @FOLDER for a checkout; may be given again."),
+    ] = None,
     synthesize: Annotated[int | None, typer.Option(help="Make so many tasks from templates.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of --synthesize and of random choices.")] = 0,
     held_out: HeldOut = None,
@@ -85,8 +89,8 @@ def evaluate(
     from toolorch_rl.evaluation import read_results
     from toolorch_rl.synthesis import Split
 
-    if not tasks and not synthesize:
-        raise typer.BadParameter("give a file of tasks, or --synthesize", param_hint="--tasks")
+    if not tasks and not benchmark and not synthesize:
+        raise typer.BadParameter("give a file of tasks, --benchmark or --synthesize", param_hint="--tasks")
     console = Console(stderr=True, highlight=False)
     try:
         split = Split(by=held_out, seed=split_seed, share=split_share) if held_out is not None else None
@@ -98,7 +102,7 @@ def evaluate(
             sampling=Sampling(temperature, max_tokens, timeout, key_variable, read_price(price), exact),
             face=face.value,
             rendering=rendering,
-            tasks=load_tasks(tasks or [], synthesize, seed, split, wanted),
+            tasks=load_tasks(tasks or [], synthesize, seed, split, wanted, benchmark or []),
             preferences=wanted,
             specialists=specialists,
             baselines=baselines,

@@ -7,8 +7,9 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
@@ -19,11 +20,17 @@ from toolorch_rl.evaluation.errors import EvaluationError
 from toolorch_rl.evaluation.faces import EndpointOf
 from toolorch_rl.evaluation.policy_at import PolicyAt
 from toolorch_rl.evaluation.task_baselines import offered
+from toolorch_rl.imports import BenchmarkError, ImportedTask, LeftOut, bfcl_tasks, tau2_tasks
+from toolorch_rl.imports.task import AnyTask
 from toolorch_rl.replay import sound
 from toolorch_rl.synthesis import Split, synthesize
-from toolorch_rl.tasks import Task, read_tasks
+from toolorch_rl.tasks import read_tasks
 
 SIMULATED = "simulated"
+BENCHMARKS: dict[str, Callable[[Any, str | None], Iterator[ImportedTask | LeftOut]]] = {
+    "bfcl": bfcl_tasks,
+    "tau2": tau2_tasks,
+}
 _MODELS = (("code", "coder"), ("math", "mathematician"), ("data", "mathematician"), ("reasoning", "expert"))
 """Which simulated specialist answers for whom, by capability; the generalist answers for all others."""
 _LOOK_SECONDS = 10.0
@@ -33,7 +40,7 @@ _LOOK_SECONDS = 10.0
 class Tasks:
     """Tasks to run, and those that cannot be."""
 
-    usable: list[Task] = field(default_factory=list)
+    usable: list[AnyTask] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
     @property
@@ -43,27 +50,56 @@ class Tasks:
 
 
 def load_tasks(
-    files: Sequence[Path], count: int | None, seed: int, split: Split | None, preferences: Preferences | None
+    files: Sequence[Path],
+    count: int | None,
+    seed: int,
+    split: Split | None,
+    preferences: Preferences | None,
+    benchmarks: Sequence[str] = (),
 ) -> Tasks:
-    """Read and make tasks; broken lines and unsound tasks are skipped, with the reason.
+    """Read, import and make tasks; broken lines and unsound tasks are skipped, with the reason.
 
     Raises:
         OSError: A file cannot be read.
+        BenchmarkError: A benchmark is not there.
     """
     found = Tasks()
     read = (task for path in files for task in read_tasks(path, found.skipped.append))
     checked = sound(read, lambda _, reason: found.skipped.append(reason))
     made = synthesize(seed, count) if count else ()
+    imported = (task for name in benchmarks for task in _imported(name, found.skipped.append))
     seen: set[str] = set()
-    for task in itertools.chain(checked, made):
+    every: Iterator[AnyTask] = itertools.chain(checked, imported, made)
+    for task in every:
         if split is not None and split.part(task) != "test":
             continue
         if task.id in seen:
             found.skipped.append(f"Task {task.id}: there is an earlier task of that id.")
             continue
         seen.add(task.id)
-        found.usable.append(task if preferences is None else task.model_copy(update={"preferences": preferences}))
+        found.usable.append(task if preferences is None else _with(task, preferences))
     return found
+
+
+def _with(task: AnyTask, preferences: Preferences) -> AnyTask:
+    if isinstance(task, ImportedTask):
+        return replace(task, preferences=preferences)
+    return task.model_copy(update={"preferences": preferences})
+
+
+def _imported(given: str, skip: Callable[[str], None]) -> Iterator[ImportedTask]:
+    """Import a benchmark such as `tau2:retail` or `bfcl:base@CHECKOUT`; say which of its tasks are left out."""
+    name, _, checkout = given.partition("@")
+    benchmark, _, part = name.partition(":")
+    if benchmark not in BENCHMARKS or not part:
+        raise BenchmarkError(
+            f"--benchmark is {given!r}: give bfcl:CATEGORY or tau2:DOMAIN, then @FOLDER for a checkout"
+        )
+    for task in BENCHMARKS[benchmark](part, checkout or None):
+        if isinstance(task, LeftOut):
+            skip(f"Task {task.id}: {task.reason}.")
+        else:
+            yield task
 
 
 def read_price(text: str) -> Price:
@@ -141,14 +177,14 @@ class Answering:
     """Who answers as the tasks' specialists."""
 
     endpoint_of: EndpointOf | None
-    roster: Callable[[Task], Sequence[Specialist]]
+    roster: Callable[[AnyTask], Sequence[Specialist]]
     """Whom baselines may put to work on a task."""
     real: bool
     """Whether somebody was named, rather than simulated."""
 
 
 @contextmanager
-def specialists_at(given: str, tasks: Sequence[Task]) -> Iterator[Answering]:
+def specialists_at(given: str, tasks: Sequence[AnyTask]) -> Iterator[Answering]:
     """Say who answers as the tasks' specialists.
 
     Args:

@@ -109,6 +109,9 @@ class Environment:
                 rows=rows, links=links, id_form=self._id_form, id_seed=self._id_seed, touched=list(self._touched)
             )
 
+    def end_stage(self) -> None:
+        """Do nothing when the user is about to speak again: only the state at the end counts."""
+
     def restore(self, state: State) -> None:
         """Make the database hold a state and nothing else.
 

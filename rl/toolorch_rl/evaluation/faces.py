@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -18,10 +18,9 @@ import httpx
 
 from toolorch_integrations.entry import Endpoint, Specialist
 from toolorch_integrations.view import CatalogFilter
-from toolorch_rl.environments import Environment
 from toolorch_rl.evaluation.errors import EvaluationError
 from toolorch_rl.evaluation.policy_at import PolicyAt
-from toolorch_rl.tasks import Task
+from toolorch_rl.imports.task import AnyEnvironment, AnyTask
 
 if TYPE_CHECKING:
     from toolorch_integrations.langgraph import ChatPolicy
@@ -35,7 +34,7 @@ EndpointOf = Callable[[Specialist], Endpoint | None]
 class Face(Protocol):
     """A way to run a task."""
 
-    def check(self, task: Task) -> None:
+    def check(self, task: AnyTask) -> None:
         """Say before any run whether a task can be run so.
 
         Raises:
@@ -43,7 +42,7 @@ class Face(Protocol):
         """
         ...
 
-    async def answer(self, task: Task, environment: Environment) -> str:
+    async def answer(self, task: AnyTask, environment: AnyEnvironment) -> str:
         """Run a task in an environment that holds its initial state; return the last words.
 
         Many tasks run side by side. Whatever ends a run is raised as it is: an endpoint that is down, a cancellation.
@@ -65,10 +64,10 @@ class _Face:
     endpoint_of: EndpointOf | None = None
     specialists: bool = True
 
-    def check(self, task: Task) -> None:
+    def check(self, task: AnyTask) -> None:
         self.specialists_of(task)
 
-    def specialists_of(self, task: Task) -> list[Specialist]:
+    def specialists_of(self, task: AnyTask) -> list[Specialist]:
         if not self.specialists:
             return []
         placed = []
@@ -79,15 +78,19 @@ class _Face:
             placed.append(item.model_copy(update={"endpoint": endpoint}))
         return placed
 
-    def options(self, task: Task, environment: Environment) -> dict[str, Any]:
+    def options(self, task: AnyTask, environment: AnyEnvironment) -> dict[str, Any]:
         """Return what both frameworks' orchestrators are made with alike."""
         return {
             "specialists": self.specialists_of(task),
             "catalog": environment.catalog(),
             "preferences": task.preferences,
             "budget": task.budget,
-            "changes": task.catalog if self.specialists else _only(task.catalog, environment.operations),
+            "changes": self.view(task, environment, 0),
         }
+
+    def view(self, task: AnyTask, environment: AnyEnvironment, stage: int) -> CatalogFilter:
+        """Return what the user's utterance of that number shows of the catalogue."""
+        return task.view(stage) if self.specialists else _only(task.view(stage), environment.models)
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class LangGraphFace(_Face):
             self._policies[loop] = ChatPolicy(base_url=self.policy.endpoint.url, **fields)
         return self._policies[loop]
 
-    def check(self, task: Task) -> None:
+    def check(self, task: AnyTask) -> None:
         """See `Face.check`."""
         super().check(task)
         if self.rendering == "select" and task.calls:
@@ -126,7 +129,7 @@ class LangGraphFace(_Face):
                 "place: give --rendering chat, or tasks that specialists answer"
             )
 
-    async def answer(self, task: Task, environment: Environment) -> str:
+    async def answer(self, task: AnyTask, environment: AnyEnvironment) -> str:
         """See `Face.answer`."""
         from langgraph.checkpoint.memory import InMemorySaver
 
@@ -138,23 +141,29 @@ class LangGraphFace(_Face):
             changes = _only(task.catalog, {item.name for item in task.specialists})
             options, tools = {**options, "catalog": None, "changes": changes}, []
         agent = create_orchestrator(
-            self.chat_policy(), tools, rendering=self.rendering, checkpointer=InMemorySaver(), **options
+            self.chat_policy(),
+            tools,
+            rendering=self.rendering,
+            checkpointer=InMemorySaver(),
+            system_prompt=task.app_prompt,
+            **options,
         )
         config: Any = {"configurable": {"thread_id": f"{task.id} {uuid.uuid4().hex[:8]}"}}
-        answer = ""
-        for words in (task.request, *task.follow_ups):
-            if answer and not asks(answer):
-                break
-            answer = await self._said(agent, words, config, task)
-        return answer
 
-    async def _said(self, agent: Any, words: str, config: Any, task: Task) -> str:
+        async def heard(words: str, stage: int) -> str:
+            shown = options["changes"] if stage == 0 else self.view(task, environment, stage)
+            return await self._heard(agent, words, config, task, {"catalog": shown})
+
+        return await _conversation(task, environment, heard)
+
+    async def _heard(self, agent: Any, words: str, config: Any, task: AnyTask, context: dict[str, Any]) -> str:
         from langgraph.types import Command
 
-        result = await agent.ainvoke({"messages": [("user", words)]}, config)
+        result = await agent.ainvoke({"messages": [("user", words)]}, config, context=context)
         while result.get("__interrupt__"):
             wanted = sum(len(item.value["action_requests"]) for item in result["__interrupt__"])
-            result = await agent.ainvoke(Command(resume={"decisions": decisions(task, wanted)}), config)
+            resumed: Any = Command(resume={"decisions": decisions(task, wanted)})
+            result = await agent.ainvoke(resumed, config, context=context)
         return str(result["messages"][-1].text)
 
 
@@ -169,7 +178,7 @@ class LlamaIndexFace(_Face):
 
         return PolicyLLM(api_base=self.policy.endpoint.url, **self.policy.fields())
 
-    async def answer(self, task: Task, environment: Environment) -> str:
+    async def answer(self, task: AnyTask, environment: AnyEnvironment) -> str:
         """See `Face.answer`."""
         from llama_index.core.workflow import Context
 
@@ -179,20 +188,21 @@ class LlamaIndexFace(_Face):
             tools=environment.llamaindex_tools(),
             llm=self.policy_llm,
             streaming=False,
+            system_prompt=task.app_prompt,
             **self.options(task, environment),
         )
         context = Context(agent)
-        answer = ""
-        for words in (task.request, *task.follow_ups):
-            if answer and not asks(answer):
-                break
-            answer = await self._said(agent, words, context, task)
-        return answer
 
-    async def _said(self, agent: Any, words: str, context: Any, task: Task) -> str:
+        async def heard(words: str, stage: int) -> str:
+            shown = {"catalog": self.view(task, environment, stage)}
+            return await self._heard(agent, words, context, task, shown)
+
+        return await _conversation(task, environment, heard)
+
+    async def _heard(self, agent: Any, words: str, context: Any, task: AnyTask, request: dict[str, Any]) -> str:
         from llama_index.core.workflow import HumanResponseEvent, InputRequiredEvent
 
-        handler = agent.run(user_msg=words, ctx=context)
+        handler = agent.run(user_msg=words, ctx=context, context=request)
         try:
             async for event in handler.stream_events():
                 if isinstance(event, InputRequiredEvent):
@@ -227,12 +237,18 @@ def face(
     return LlamaIndexFace(policy, endpoint_of, specialists)
 
 
-def asks(answer: str) -> bool:
-    """Say whether a policy's last words are a question, to which the user's next words are the reply."""
-    return answer.rstrip("*_\"')` \n").endswith("?")
+async def _conversation(task: AnyTask, environment: AnyEnvironment, heard: Callable[[str, int], Awaitable[str]]) -> str:
+    """Let the user of a task speak as long as there is something to say; return the policy's last words."""
+    answer = ""
+    for stage, words in enumerate(task.said):
+        if stage and not task.goes_on(answer):
+            break
+        answer = await heard(words, stage)
+        environment.end_stage()
+    return answer
 
 
-def decisions(task: Task, count: int) -> list[dict[str, str]]:
+def decisions(task: AnyTask, count: int) -> list[dict[str, str]]:
     """Return what a task's person decides about so many destructive calls; no, where the task asks for none."""
     return [{"type": "approve" if task.approval else "reject"}] * count
 

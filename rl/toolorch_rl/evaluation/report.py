@@ -11,9 +11,9 @@ from toolorch_rl.evaluation.arms import Arm, headroom
 from toolorch_rl.evaluation.compare import Comparison, compare
 from toolorch_rl.evaluation.errors import EvaluationError
 from toolorch_rl.evaluation.results import TaskResult
+from toolorch_rl.imports.task import AnyTask
 from toolorch_rl.metrics import Estimate, MeasuredRun, Routing, bootstrap, measure, preference_score, routing
 from toolorch_rl.rewards.features import RewardError
-from toolorch_rl.tasks import Task
 
 POLICY_ARM = "policy"
 """What the evaluated policy is called beside its baselines."""
@@ -77,7 +77,7 @@ class Report:
 
 def report(
     settings: Mapping[str, Any],
-    tasks: Sequence[Task],
+    tasks: Sequence[AnyTask],
     results: Sequence[TaskResult],
     *,
     baselines: Sequence[Arm] = (),

@@ -18,9 +18,9 @@ from toolorch_rl.conversation import Conversation, Step, from_trace
 from toolorch_rl.evaluation.faces import Face
 from toolorch_rl.evaluation.gather import gathered
 from toolorch_rl.evaluation.results import TaskResult
+from toolorch_rl.imports.task import AnyTask
 from toolorch_rl.metrics.table import MeasuredRun, score
 from toolorch_rl.rewards.features import RunFeatures, features_of
-from toolorch_rl.tasks import Task, solved
 from toolorch_rl.verifiers.verdict import Verdict
 
 APP = "evaluation"
@@ -31,7 +31,7 @@ TIMEOUT = 300.0
 
 
 async def evaluate(
-    tasks: Sequence[Task],
+    tasks: Sequence[AnyTask],
     face: Face,
     store: TraceStore,
     *,
@@ -61,7 +61,7 @@ async def evaluate(
         face.check(task)
     results = {result.task_id: result for result in done}
 
-    async def one(task: Task) -> None:
+    async def one(task: AnyTask) -> None:
         results[task.id] = await run_task(task, face, store, limit)
         if ended is not None:
             ended(results[task.id])
@@ -70,7 +70,7 @@ async def evaluate(
     return [results[task.id] for task in tasks]
 
 
-async def run_task(task: Task, face: Face, store: TraceStore, limit: float = TIMEOUT) -> TaskResult:
+async def run_task(task: AnyTask, face: Face, store: TraceStore, limit: float = TIMEOUT) -> TaskResult:
     """Run one task and judge the run; never raises for what goes wrong in the run itself."""
     with task.open() as environment:
         session = capture(store, app=APP)
@@ -82,12 +82,12 @@ async def run_task(task: Task, face: Face, store: TraceStore, limit: float = TIM
             except Exception as error:
                 late = isinstance(error, TimeoutError) and scope.expired()
                 failure = f"timed out after {limit:g} s" if late else f"{type(error).__name__}: {error}"
-        state = environment.state()
-    return await asyncio.to_thread(_judged, task, session, store, answer, failure, solved(task, state, answer))
+        verdict = task.judge(environment, answer)
+    return await asyncio.to_thread(_judged, task, session, store, answer, failure, verdict)
 
 
 def _judged(
-    task: Task, session: CaptureSession, store: TraceStore, answer: str, failure: str, verdict: Verdict
+    task: AnyTask, session: CaptureSession, store: TraceStore, answer: str, failure: str, verdict: Verdict
 ) -> TaskResult:
     found = (store.find(trace_id) for trace_id in dict.fromkeys(session.trace_ids))
     traces = sorted((trace for trace in found if trace is not None), key=lambda trace: trace.started)

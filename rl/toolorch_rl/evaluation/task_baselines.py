@@ -20,7 +20,7 @@ from toolorch_rl.evaluation.policy_at import PolicyAt
 from toolorch_rl.evaluation.results import TaskResult
 from toolorch_rl.evaluation.run import TIMEOUT, run_task
 from toolorch_rl.evaluation.trials import Brought, Trials
-from toolorch_rl.tasks import Task
+from toolorch_rl.imports.task import AnyTask
 
 FaceOf = Callable[[PolicyAt], Face]
 """Makes the face through which a specialist works."""
@@ -34,7 +34,7 @@ def covers(tried: Sequence[Attempt]) -> bool:
     return answered([Attempt(tried[-1].specialist, result.answer, 0.0, 0.0)])
 
 
-def offered(task: Task, endpoint_of: EndpointOf | None = None) -> list[Specialist]:
+def offered(task: AnyTask, endpoint_of: EndpointOf | None = None) -> list[Specialist]:
     """Return the specialists that a task shows, at its prices, if somebody answers for them."""
     shown = task.full_catalog().view(task.catalog, task.request).entries
     found = []
@@ -47,8 +47,8 @@ def offered(task: Task, endpoint_of: EndpointOf | None = None) -> list[Specialis
 
 
 async def task_baselines(
-    tasks: Sequence[Task],
-    specialists: Callable[[Task], Sequence[Specialist]],
+    tasks: Sequence[AnyTask],
+    specialists: Callable[[AnyTask], Sequence[Specialist]],
     face_of: FaceOf,
     store: TraceStore,
     *,
@@ -86,7 +86,7 @@ async def task_baselines(
             raise EvaluationError(f"the specialist {specialist.name!r} has no endpoint: baselines cannot ask it")
         return face_of(PolicyAt(specialist.endpoint, specialist.price, exact=False))
 
-    async def ask(specialist: Specialist, task: Task) -> Brought:
+    async def ask(specialist: Specialist, task: AnyTask) -> Brought:
         result = done(specialist.name, task.id) if done is not None else None
         if result is None:
             result = await run_task(task, face(specialist.model_dump_json()), store, limit)
@@ -96,7 +96,7 @@ async def task_baselines(
             raise EvaluationError(result.reason)
         return result, result.dollars or 0.0, result.seconds or 0.0
 
-    def right(_: Task, result: Any) -> bool:
+    def right(_: AnyTask, result: Any) -> bool:
         return bool(result.solved)
 
     trials = Trials(

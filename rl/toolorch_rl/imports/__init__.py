@@ -2,11 +2,13 @@
 
 from toolorch_rl.imports.bfcl import bfcl_tasks
 from toolorch_rl.imports.replay import Replayed, replay_imported
+from toolorch_rl.imports.source import BenchmarkError
 from toolorch_rl.imports.task import ImportedTask, LeftOut, Stage
 from toolorch_rl.imports.tau2 import tau2_tasks
 from toolorch_rl.imports.toolkit import CallMade, ToolkitEnvironment
 
 __all__ = [
+    "BenchmarkError",
     "CallMade",
     "ImportedTask",
     "LeftOut",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from toolorch_integrations.budget import Budget
 from toolorch_integrations.catalog import Catalog
@@ -12,8 +14,9 @@ from toolorch_integrations.entry import Specialist
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.safety import is_destructive
 from toolorch_integrations.view import CatalogFilter
+from toolorch_rl.environments import Environment
 from toolorch_rl.imports.toolkit import ToolkitEnvironment
-from toolorch_rl.tasks import GoldenCall, Pattern
+from toolorch_rl.tasks import GoldenCall, Pattern, Task
 from toolorch_rl.verifiers.verdict import Verdict
 
 
@@ -85,6 +88,15 @@ class ImportedTask:
         return tuple(stage.said for stage in self.stages[1:])
 
     @property
+    def said(self) -> tuple[str, ...]:
+        """What the user says, one utterance after the other."""
+        return tuple(stage.said for stage in self.stages)
+
+    def goes_on(self, answer: str) -> bool:
+        """Whether the user speaks again after an answer: always."""
+        return True
+
+    @property
     def golden(self) -> tuple[tuple[GoldenCall, ...], ...]:
         """The right calls, one a turn: benchmarks do not say which of them are independent."""
         return tuple((call,) for stage in self.stages for call in stage.golden)
@@ -118,6 +130,14 @@ class ImportedTask:
         """Say whether a person confirms a call."""
         return is_destructive(call.name)
 
+    def to_json(self) -> str:
+        """Return what makes the task, as one line of JSON; it cannot be read back without the benchmark."""
+        stages = [
+            [stage.said, [call.model_dump(mode="json") for call in stage.golden], sorted(stage.hidden)]
+            for stage in self.stages
+        ]
+        return json.dumps([self.id, stages, self.preferences.model_dump(mode="json")])
+
     def open(self) -> ToolkitEnvironment:
         """Return the environment in its initial state."""
         return self.start()
@@ -126,12 +146,18 @@ class ImportedTask:
         """Return the whole catalogue: the environment's tools and the task's specialists."""
         return self.start().catalog().with_entries(self.specialists)
 
-    def judge(self, environment: ToolkitEnvironment, answer: str) -> Verdict:
+    def judge(self, environment: Any, answer: str) -> Verdict:
         """Say whether a run has solved the task, as the benchmark says it.
 
         Args:
-            environment: After the run; `end_stage` was called each time the policy had answered.
+            environment: What `open` gave, after the run; `end_stage` was called each time the policy had answered.
             answer: The run's last words.
         """
         reasons = list(self.judge_run(environment, answer))
         return Verdict(float(not reasons), not reasons, "; ".join(reasons))
+
+
+AnyTask = Task | ImportedTask
+"""What can be run and judged."""
+
+AnyEnvironment = Environment | ToolkitEnvironment

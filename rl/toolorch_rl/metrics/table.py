@@ -21,10 +21,10 @@ from typing import Any, Self
 from toolorch_integrations.errors import ToolorchError
 from toolorch_rl.conversation import Conversation
 from toolorch_rl.coverage import uncovered
+from toolorch_rl.imports.task import AnyTask
 from toolorch_rl.metrics.chains import ChainScores, GoldenCall, chain_scores
 from toolorch_rl.metrics.estimates import Estimate, bootstrap, wilson
 from toolorch_rl.rewards.features import RunFeatures
-from toolorch_rl.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class MeasuredRun:
     @classmethod
     def of(
         cls,
-        task: Task,
+        task: AnyTask,
         conversation: Conversation | None,
         solved: bool | None = None,
         features: RunFeatures | None = None,

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from toolorch_integrations.preferences import Preferences
+from toolorch_rl.imports.task import AnyTask
 from toolorch_rl.synthesis.world import PRICE_TABLES, SPECIALISTS
 from toolorch_rl.tasks import Task
 
@@ -39,7 +40,7 @@ class Split(BaseModel):
     seed: int = 0
     share: float = Field(0.1, gt=0, lt=1)
 
-    def part(self, task: Task) -> Part:
+    def part(self, task: AnyTask) -> Part:
         """Say where a task belongs.
 
         By tool: it is a test when a golden call uses a held-out tool. By specialist: when it shows a held-out one.
@@ -86,7 +87,7 @@ class Split(BaseModel):
         changes = task.catalog.model_copy(update={"allow": allow - gone})
         return task.model_copy(update={"catalog": changes, "preferences": _without(task.preferences, gone)})
 
-    def _tests(self, task: Task) -> bool:
+    def _tests(self, task: AnyTask) -> bool:
         match self.by:
             case "task":
                 return self.holds_out("task", task.id)
