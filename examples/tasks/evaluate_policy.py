@@ -31,15 +31,14 @@ from toolorch_integrations.prompt import system_prompt
 from toolorch_integrations.view import CatalogView
 from toolorch_rl.conversation import Conversation, from_messages
 from toolorch_rl.environments import Environment
-from toolorch_rl.evaluation.faces import asks
 from toolorch_rl.metrics import MeasuredRun, MetricTable, measure, wilson
 from toolorch_rl.recipe.greedy import reply_to
-from toolorch_rl.tasks import PATTERNS, Task, solved
+from toolorch_rl.tasks import PATTERNS, Task, asks, solved
 from toolorch_rl.verifiers.verdict import Verdict
 
 HERE = Path(__file__).parent
-_MOST_TURNS = 12
-_MOST_TOKENS = 400
+_MOST_TURNS = 10
+_MOST_TOKENS = 256
 _METRICS = (
     "solved",
     "chain_completion",

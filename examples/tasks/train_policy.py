@@ -54,7 +54,7 @@ def main() -> None:
     if given.data_only:
         return
     tokenizer = load_tokenizer(given.work)
-    model = small_model(tokenizer)
+    model = small_model(tokenizer, related=True)
     say(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
     if given.save_only:
         model.load_state_dict(torch.load(given.work / "checkpoint.pt", weights_only=True)["model"])

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 
 def small_model(
-    tokenizer: PreTrainedTokenizerFast, *, hidden: int = 192, layers: int = 4, length: int = 4096, seed: int = 0
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    hidden: int = 192,
+    layers: int = 4,
+    length: int = 4096,
+    seed: int = 0,
+    related: bool = False,
 ) -> Qwen3ForCausalLM:
     """Return a model with random weights.
 
@@ -20,6 +28,7 @@ def small_model(
         layers: Depth.
         length: Longest sequence, in tokens.
         seed: Of the random weights.
+        related: Start with embeddings in which spellings of a word are alike.
     """
     torch.manual_seed(seed)
     config = Qwen3Config(
@@ -39,7 +48,28 @@ def small_model(
     )
     model = Qwen3ForCausalLM(config)
     _prepare_copying(model)
+    if related:
+        relate_spellings(model, tokenizer)
     return model
+
+
+@torch.no_grad()
+def relate_spellings(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, share: float = 0.6) -> None:
+    """Let tokens that spell the same word read alike: ` task `, `_task`, `Tasks` and `", "task_id": "`.
+
+    To find the tool for a noun of the request, a policy must know that these are one word. Each token's embedding gets
+    `share` of the others'; what is predicted stays apart.
+    """
+    words: dict[str, list[int]] = {}
+    for token in range(len(tokenizer)):
+        parts = [part for part in re.findall(r"[a-z]+", str(tokenizer.decode([token])).lower()) if part != "id"]
+        if len(parts) == 1 and len(parts[0]) > 2:
+            words.setdefault(re.sub(r"ies$", "y", parts[0]).rstrip("s"), []).append(token)
+    weight = model.model.embed_tokens.weight
+    for tokens in words.values():
+        if len(tokens) > 1:
+            own = weight[tokens].clone()
+            weight[tokens] = own + (own.sum(0) - own) * share / (len(tokens) - 1) ** 0.5
 
 
 @torch.no_grad()
