@@ -10,9 +10,12 @@ from textwrap import dedent
 
 import pytest
 
+from toolorch_integrations.cli.evaluate_inputs import load_tasks
+from toolorch_integrations.preferences import Preferences
 from toolorch_rl.environments.errors import EnvironmentCallError
 from toolorch_rl.imports import ImportedTask, LeftOut, bfcl_tasks, replay_imported, tau2_tasks
 from toolorch_rl.imports.source import BenchmarkError
+from toolorch_rl.synthesis import Split
 
 LAMP = '''
 class Lamp:
@@ -36,6 +39,11 @@ class Lamp:
     def look(self):
         """Look at it."""
         return self.on
+
+    def name(self, names):
+        """Give it names."""
+        names.append("lamp")
+        return str(names)
 '''
 DOCUMENTS = [
     {
@@ -50,6 +58,15 @@ DOCUMENTS = [
             "required": ["on"],
         },
     },
+    {
+        "name": "name",
+        "description": "Give it names.",
+        "parameters": {
+            "type": "dict",
+            "properties": {"names": {"type": "array", "items": {"type": "string"}}},
+            "required": ["names"],
+        },
+    },
     {"name": "look", "description": "Look at it.", "parameters": {"type": "dict", "properties": {}, "required": []}},
 ]
 
@@ -61,6 +78,7 @@ def user(text: str) -> list[dict[str, str]]:
 ROWS = [
     ("plain", [user("Light, please."), user("Is it on?")], [["switch(True, level=2)"], ["look()"]], {}),
     ("fails", [user("Brighter!"), user("On.")], [["switch(on=True, level=9)"], ["switch(on=True)"]], {}),
+    ("keeps", [user("Lucy.")], [["name(names=['Lucy'])"]], {}),
     ("late", [user("Look."), []], [[], ["look()", "switch(True)"]], {"missed_function": {"1": ["look"]}}),
     ("nested", [user("Odd.")], [["switch(look())"]], {}),
     ("unshown", [user("Odd.")], [["look()"]], {"excluded_function": ["look"]}),
@@ -118,8 +136,12 @@ def test_golden_calls_solve_what_is_imported_and_the_rest_says_why(bfcl: Path) -
     assert {name: (found.solved, found.trivial) for name, found in solved.items()} == {
         "plain": (True, False),
         "fails": (True, False),
+        "keeps": (True, False),
         "late": (True, False),
     }
+    kept = tasks["keeps"]
+    assert isinstance(kept, ImportedTask)
+    assert kept.calls[0].arguments == {"names": ["Lucy"]}  # whatever a tool does with its arguments
     reasons = {name: task.reason for name, task in tasks.items() if isinstance(task, LeftOut)}
     assert "switch(look())" in reasons["nested"]
     assert "'look()' is of a tool that is not shown" in reasons["unshown"]
@@ -185,6 +207,20 @@ def test_a_benchmark_that_is_not_there_says_what_to_do(tmp_path: Path, bfcl: Pat
         list(bfcl_tasks("moon", bfcl))  # type: ignore[arg-type]
     with pytest.raises(BenchmarkError, match=r"BFCL_v4_multi_turn_miss_func\.json is missing"):
         list(bfcl_tasks("miss_func", bfcl))
+
+
+def test_the_command_takes_benchmarks_beside_other_tasks(bfcl: Path) -> None:
+    preferences = Preferences(cost=1.0)
+    found = load_tasks([], None, 0, Split(by="tool", seed=3, share=0.5), preferences, [f"bfcl:base@{bfcl}"])
+    whole = load_tasks([], None, 0, None, preferences, [f"bfcl:base@{bfcl}"])
+    assert (
+        {task.id for task in found.usable} <= {task.id for task in whole.usable} == {"plain", "fails", "keeps", "late"}
+    )
+    assert {task.preferences.cost for task in whole.usable} == {1.0}
+    assert len(whole.skipped) == 2
+    assert len(whole.digest) == 16
+    with pytest.raises(BenchmarkError, match="give bfcl:CATEGORY or tau2:DOMAIN"):
+        load_tasks([], None, 0, None, None, ["gaia"])
 
 
 TAU2 = dedent("""

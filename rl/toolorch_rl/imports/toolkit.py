@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -119,8 +120,8 @@ class ToolkitEnvironment:
             raise EnvironmentCallError(f"there is no tool {name!r}")
         given = {key: value for key, value in arguments.items() if value is not None}
         with self._lock:
-            try:
-                text, failed = self._toolkit.call(name, given), False
+            try:  # a copy: toolkits keep lists that they are given, and change them later
+                text, failed = self._toolkit.call(name, deepcopy(given)), False
             except Exception as error:
                 text, failed = f"{type(error).__name__}: {error}", True
             self.made.append(CallMade(name, given, text, failed, len(self.states)))
