@@ -34,9 +34,9 @@ def app_of(server: EmbeddedServer) -> Any:
 
 
 def many_vowels(task: Any, trace: Any, result: Any) -> bool:
-    """Solved by an answer with three vowels or more: a policy with random weights manages that now and then."""
+    """Solved by an answer with five vowels or more: a policy with random weights manages that now and then."""
     sampled = trace.graph.nodes[-1].message.get("content") or ""
-    return sum(letter in "aeiou" for letter in sampled.lower()) >= 3
+    return sum(letter in "aeiou" for letter in sampled.lower()) >= 5
 
 
 def p_value(before: tuple[int, int], after: tuple[int, int]) -> float:
@@ -75,6 +75,7 @@ def test_captured_trained_swapped_and_better(tmp_path: Path) -> None:
             save_every=100,
         )
         after = rollouts(app, TASKS * 4, many_vowels, RUNS, server=PolicyServer(server), start=1000)
+    print("solved before and after:", solved(before), solved(after))  # shown where the assertion below fails
     assert result.metrics["steps"] == 12
     assert len(list(store.traces())) >= 12 * 32
     versions = {name for trace in store.traces() for name in trace.policy_versions}
