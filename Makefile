@@ -24,8 +24,9 @@ install: .venv/.installed ## Install the project and what its tests need into .v
 install-vllm: install ## Install vLLM into .venv-vllm: the CPU build where there is no GPU
 	$(BIN)/python scripts/install_vllm.py
 
-demo: install ## Watch the shop assistant answer 30 requests (ENGINE=vllm to serve its policy with vLLM)
+demo: install ## Watch an orchestrator at work, then one that learns from its own runs (ENGINE=vllm: served by vLLM)
 	$(BIN)/python -m examples.shop.demo --engine $(or $(ENGINE),embedded)
+	$(BIN)/python -m examples.routing.demo --engine $(or $(ENGINE),embedded)
 
 test: install-vllm ## Run all tests, with real vLLM and real PostgreSQL
 	TOOLORCH_REQUIRE_VLLM=1 $(PYTEST)
