@@ -16,7 +16,7 @@ from tests.doubles import chat_policy
 from toolorch_integrations.testing import Reply, ScriptedPolicy
 from toolorch_rl.online import OnlineSettings, RolloutMaker, RolloutSource, WeightStream
 from toolorch_rl.rollouts import RolloutError, RolloutSettings, Sampling
-from toolorch_rl.weights import Published
+from toolorch_rl.weights import ProbeError, Published, WeightsError
 from toolorch_rl.weights.probe import ProbeResult
 
 TASKS = [{"id": f"task-{number}", "text": f"Choose {number}."} for number in range(6)]
@@ -62,9 +62,10 @@ class Model:
 class Recorded:
     """A publisher that publishes nowhere, and fails when it is told to."""
 
-    def __init__(self, fails: Sequence[str] = ()) -> None:
+    def __init__(self, fails: Sequence[str] = (), error: type[Exception] = ProbeError) -> None:
         self.versions: list[str] = []
         self.fails = fails
+        self.error = error
 
     @property
     def current(self) -> str:
@@ -74,7 +75,7 @@ class Recorded:
     def publish(self, version: str, folder: Any, *, reference: Any = None) -> Published:
         """Take note."""
         if version in self.fails:
-            raise RuntimeError("the server still answers with the weights from before")
+            raise self.error("the server still answers with the weights from before")
         assert (Path(folder) / "weights").exists()
         self.versions.append(version)
         name = f"policy-{version}"
@@ -164,9 +165,7 @@ def test_rewards_that_are_all_equal_end_it_with_the_count() -> None:
     with ScriptedPolicy(["yes"]) as policy:
         source = RolloutSource(app_of(policy), TASKS, yes, OnlineSettings(groups=2, rollouts=RUNS, rounds=2))
         try:
-            with pytest.raises(
-                RolloutError, match=r"2 rounds of 2 groups gave.*16 in a group of equal"
-            ):
+            with pytest.raises(RolloutError, match=r"2 rounds of 2 groups gave.*16 in a group of equal"):
                 source.next_batch(0, "policy")
         finally:
             source.close()
@@ -198,6 +197,17 @@ def test_a_version_that_is_refused_ends_the_training_by_name(tmp_path: Path) -> 
         stream.send(2, Model())
     assert stream.model == "policy-v0"
     assert stream.number == 1
+
+
+def test_a_server_that_cannot_be_reached_gets_the_next_version(tmp_path: Path) -> None:
+    stream = WeightStream(Recorded(fails=["v1", "v3", "v4", "v5"], error=WeightsError), tmp_path, background=False)
+    for step in range(3):
+        stream.send(step, Model())
+    assert (stream.model, stream.number) == ("policy-v2", 2)
+    stream.send(3, Model())
+    stream.send(4, Model())
+    with pytest.raises(RolloutError, match="not served"):
+        stream.send(5, Model())  # the third time in a row
 
 
 def test_a_restarted_server_gets_the_newest_version_again(tmp_path: Path) -> None:

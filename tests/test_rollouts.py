@@ -427,3 +427,23 @@ def test_two_ray_workers_share_the_tasks(policy: ScriptedPolicy) -> None:
     assert report(found) == "32 runs of 8 tasks"
     assert all(run.verdict.passed == (run.context.seed % 4 != 0) for group in found for run in group.runs)
     assert np.isfinite(rewards_of(found).advantages).all()
+
+
+def test_a_llamaindex_agent_is_rolled_out_like_any_app(policy: ScriptedPolicy) -> None:
+    from toolorch_integrations.llamaindex import OrchestratorAgent, PolicyLLM
+
+    async def app(task: Sum) -> str:
+        llm = PolicyLLM(model="scripted", api_base=policy.url)
+        agent = OrchestratorAgent(tools=[look_up], llm=llm, preferences=Preferences(cost=0.5))
+        return str(await agent.run(user_msg=task.text))
+
+    groups = rollouts(app, TASKS[:2], verify, SEEDED, version="policy-v9")
+    assert report(groups) == "8 runs of 2 tasks"
+    for group in groups:
+        for run in group.runs:
+            assert run.verdict.passed == (run.context.seed % 4 != 0)
+            assert run.trace.totals.turns == 2
+            assert rollout_of(run.trace).trained_tokens > 0
+            [turn] = {node.turn.sampling["seed"] for node in run.trace.graph.nodes if node.turn is not None}
+            assert turn == run.context.seed
+    assert {request["model"] for request in policy.requests} == {"policy-v9"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import threading
@@ -10,15 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from toolorch_rl.rollouts.errors import RolloutError
-from toolorch_rl.weights import Published, Publisher, model_logprobs
+from toolorch_rl.weights import ProbeError, Published, Publisher, WeightsError, model_logprobs
 from toolorch_rl.weights.probe import Reference
+
+logger = logging.getLogger(__name__)
+
+_TRIES = 3
 
 
 class WeightStream:
     """Publishes versions one after the other in a thread of its own; a newer one waits for the one before.
 
     What is saved are the trainer's weights at that moment, and training goes on meanwhile. The server is then probed
-    against the saved weights; without `background`, against the trainer's model itself.
+    against the saved weights; without `background`, against the trainer's model itself. Where the server cannot be
+    reached, as when it has just died, the next version is tried, three times in a row at most; a version that the probe
+    refuses ends it at once.
 
     Args:
         publisher: Knows the server.
@@ -41,7 +48,9 @@ class WeightStream:
         self._keep = keep
         self._background = background
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
         self._error: BaseException | None = None
+        self._unreached = 0
         self._published: Published | None = None
         self._latest: Path | None = None
         self.number = 0
@@ -91,8 +100,9 @@ class WeightStream:
 
     def again(self) -> None:
         """Serve the newest version once more: a server that was started again has lost it."""
-        if self._published is not None and self._latest is not None:
-            self._published = self._publisher.publish(self._published.version, self._latest)
+        with self._lock:
+            if self._published is not None and self._latest is not None:
+                self._published = self._publisher.publish(self._published.version, self._latest)
 
     def close(self) -> None:
         """Let the version on its way end, and remove a temporary folder; the server goes on with what it has."""
@@ -103,11 +113,17 @@ class WeightStream:
 
     def _publish(self, version: str, folder: Path, reference: Reference | None, began: float) -> None:
         try:
-            self._published = self._publisher.publish(version, folder, reference=reference)
+            with self._lock:
+                self._published = self._publisher.publish(version, folder, reference=reference)
+                self._latest, self._unreached = folder, 0
         except BaseException as error:
-            self._error = error
+            self._unreached += 1
+            passing = isinstance(error, WeightsError) and not isinstance(error, ProbeError)
+            if not passing or self._unreached >= _TRIES:
+                self._error = error
+            else:
+                logger.warning("version %s is not served: %s", version, error)
             return
-        self._latest = folder
         self.number += 1
         self.seconds = time.monotonic() - began
         versions = sorted(self._folder.glob("v*"), key=lambda path: path.stat().st_mtime)
