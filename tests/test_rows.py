@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolorch_integrations.events import PolicyCalled, TraceStatus
+from toolorch_integrations.events import PolicyCalled, TraceStatus, sampling_of
 from toolorch_integrations.ledger import Call, CallKind, CallStatus
 from toolorch_integrations.trace import Trace, TraceCall
 from toolorch_rl.examples import ExampleError, examples_of
@@ -148,6 +148,10 @@ def test_some_runs_are_refused_for_every_use(trace, reason):
         ({"sampling": {"top_k": 20}}, Reason.TRUNCATED),
         ({"sampling": {"tool_choice": "required"}}, Reason.TRUNCATED),
         ({"sampling": {"response_format": {"type": "json_object"}}}, Reason.TRUNCATED),
+        ({"sampling": {"repetition_penalty": 1.1}}, Reason.TRUNCATED),
+        ({"sampling": {"logit_bias": {"7": -100}}}, Reason.TRUNCATED),
+        ({"sampling": {"min_tokens": 4}}, Reason.TRUNCATED),
+        ({"sampling": sampling_of({"temperature": 1, "extra_body": {"top_k": 20}})}, Reason.TRUNCATED),
     ],
 )
 def test_some_runs_are_refused_where_log_probabilities_count_and_taken_otherwise(options, reason):

@@ -181,10 +181,23 @@ SAMPLING = (
     "tool_choice",
     "parallel_tool_calls",
     "response_format",
+    "repetition_penalty",
+    "logit_bias",
+    "bad_words",
+    "allowed_token_ids",
+    "min_tokens",
+    "structured_outputs",
+    "thinking_token_budget",
 )
 """Request parameters that decide what is sampled, by OpenAI's and vLLM's names."""
 
 
 def sampling_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sampling parameters among a request's options."""
-    return {key: options[key] for key in SAMPLING if options.get(key) is not None}
+    """Return the sampling parameters among a request's options.
+
+    OpenAI clients only pass parameters that OpenAI does not have (`top_k`, `repetition_penalty` ...) in `extra_body`,
+    which is written over the others.
+    """
+    extra = options.get("extra_body")
+    sent = {**options, **(extra if isinstance(extra, Mapping) else {})}
+    return {key: sent[key] for key in SAMPLING if sent.get(key) is not None}

@@ -41,7 +41,7 @@ FIXES: dict[Reason, str] = {
     Reason.INTERRUPTED: "resume it, or leave it out: it has no ending to reward",
     Reason.CUT_OFF: "run the task again: the policy's server failed, which is not the policy's doing",
     Reason.LOST_EVENTS: "give the recorder more room (max_events) or a faster store",
-    Reason.INEXACT: "capture from a server that returns token ids, without redacting them; dpo and kto take such runs",
+    Reason.INEXACT: "capture from a server that returns token ids, unredacted; sft, dpo and kto take such runs",
     Reason.NOTHING_SAMPLED: "there is nothing to learn from: leave it out",
     Reason.VOCABULARY: "use the model and tokenizer that sampled the run",
     Reason.NO_LOGPROBS: "ask the server for log-probabilities; sft takes such runs",
@@ -130,6 +130,13 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "tool_choice": ("auto", "none"),
     "response_format": ({"type": "text"},),
+    "repetition_penalty": (1,),
+    "logit_bias": ({},),
+    "bad_words": ([],),
+    "allowed_token_ids": (),
+    "min_tokens": (0,),
+    "structured_outputs": ({},),
+    "thinking_token_budget": (),
 }
 
 
@@ -138,6 +145,7 @@ def truncation(sampling: Mapping[str, Any]) -> list[str]:
 
     A token's probability is then its share of what was left, which a trainer cannot compute anew, and tokens that were
     left out can never be weighed up. With top_p alone the ratio of new to old probability is off by at most 1 / top_p.
-    Also so with `tool_choice` "required" or a named function and with a `response_format`: a grammar is in the way.
+    Also so with penalties and biases, and with `tool_choice` "required" or a named function, a `response_format` or
+    `structured_outputs`: a grammar is in the way.
     """
     return [f"{k}={sampling[k]}" for k, ok in _NEUTRAL.items() if sampling.get(k) is not None and sampling[k] not in ok]
