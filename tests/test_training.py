@@ -317,22 +317,28 @@ def test_a_call_is_charged_to_the_turns_that_could_help_it(policy: Path, runs: R
     from toolorch_integrations.ledger import Call, CallKind
     from toolorch_integrations.trace import TraceCall
 
-    traces = two_turns(runs)[:2]
-    for trace, dollars in zip(traces, (1.0, 0.2), strict=True):
+    traces = two_turns(runs)
+    for trace, dollars in zip(traces, (1.0, 0.6, 0.2), strict=True):
         trace.rewards[0].values["outcome"] = 1.0
         first = next(node.index for node in trace.graph.nodes if node.sampled)
         trace.calls.append(TraceCall(0, Call(CallKind.TOOL, "search", dollars=dollars), first, started=1000.5))
     url = stored(tmp_path / "t.db", traces)
-    wanted = {"preferences": Preferences(cost=1.0), "batch": 2}
+    wanted = {"preferences": Preferences(cost=1.0), "batch": 3}
 
     by_run = material(settings_of(policy, tmp_path / "a", url, **wanted)).source.next_batch(0, "")
     by_call = material(settings_of(policy, tmp_path / "b", url, credit="call", **wanted)).source.next_batch(0, "")
 
-    dear = [next(e for e in batch if e.row.trace_id == traces[0].id) for batch in (by_run, by_call)]
-    turns = np.unique(dear[0].row.nodes[dear[0].row.trained])
-    early, late = [dear[1].advantages[(dear[1].row.nodes == node) & dear[1].row.trained][0] for node in turns]
-    assert early == pytest.approx(dear[0].advantages[dear[0].row.trained][0])  # it made the call
-    assert late > early  # it could not help it
+    gained = []
+    for trace in traces:
+        whole, split = (next(e for e in batch if e.row.trace_id == trace.id) for batch in (by_run, by_call))
+        trained = split.row.trained
+        turns = np.unique(split.row.nodes[trained])
+        early, late = [split.advantages[(split.row.nodes == node) & trained][0] for node in turns]
+        assert early == pytest.approx(whole.advantages[trained][0])  # it made the call
+        gained.append(late - early)  # it could not help it
+    # Each in proportion to its dollars, that of the run with an advantage of 0 too.
+    assert np.allclose(gained, gained[0] * np.array([1.0, 0.6, 0.2]), rtol=1e-4)
+    assert gained[0] > 0
 
 
 def test_a_live_source_hears_of_each_step_and_names_the_policy(policy: Path, store: str, tmp_path: Path) -> None:

@@ -138,9 +138,10 @@ def _replay(corpus: Corpus, rollouts: Rollouts, settings: TrainSettings, longest
         )
     ages = _staleness(corpus.runs, rollouts)
     runs = []
-    for run in corpus.runs:
+    units = _units(corpus.groups, corpus.runs)
+    for group, run in zip(corpus.groups, corpus.runs, strict=True):
         name, rollout = run.trace.id, rollouts[run.trace.id]
-        extra = {name: _later(charges[name], run, rollout)} if charges else None
+        extra = {name: _later(charges[name], units[group], rollout)} if charges else None
         examples = examples_of([rollout], {name: run.advantage}, extra)
         runs.append(ReplayRun(run.task, tuple(examples), run.reward, ages[name]))
     counts = {
@@ -206,21 +207,27 @@ def _staleness(runs: Sequence[Run], rollouts: Rollouts) -> dict[str, int]:
     }
 
 
-def _later(charged: RunCredit, run: Run, rollout: Rollout) -> dict[int | None, float]:
+def _units(groups: Sequence[str], runs: Sequence[Run]) -> dict[str, float]:
+    """Return how much reward an advantage of 1 is in each group, as its run that is furthest from 0 tells."""
+    furthest: dict[str, Run] = {}
+    for group, run in zip(groups, runs, strict=True):
+        if abs(run.advantage) > abs(furthest.setdefault(group, run).advantage):
+            furthest[group] = run
+    return {group: (run.reward - run.expected) / run.advantage for group, run in furthest.items()}
+
+
+def _later(charged: RunCredit, unit: float, rollout: Rollout) -> dict[int | None, float]:
     """Return what each turn's advantage gets back: what earlier turns were charged, which it could not help.
 
     With it a turn is judged by its run's outcome and by what it and later turns cost. What is expected of a run stays
     the baseline, so that the gradient stays unbiased.
     """
-    if not run.advantage:
-        return {}
-    scale = (run.reward - run.expected) / run.advantage
     by_node = charged.by_node()
     nodes = sorted({int(node) for row in rollout.rows for node in set(row.nodes[row.trained].tolist())})
     before = 0.0
     found: dict[int | None, float] = {}
     for node in nodes:
-        found[node] = -before / scale
+        found[node] = -before / unit
         before += by_node.get(node, 0.0)
     return found
 
