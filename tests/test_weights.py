@@ -117,6 +117,18 @@ class TestLora:
         # Nothing stands in the way of the same version, once it is right.
         assert publisher.publish("v1", adapter).probe.told_apart
 
+    def test_a_server_that_has_lost_its_adapters_gets_the_newest_again(
+        self, server: ServerProcess, tiny_policy: Path, tmp_path: Path
+    ) -> None:
+        publisher = LoraPublisher(server.url, server.name, probe=PROBE, folder=tiny_policy)
+        adapter = tiny.build_adapter(tmp_path / "v1", tiny_policy, seed=1)
+        name = publisher.publish("v1", adapter).name
+        control = ServerControl(server.url)
+        control.unload_adapter(name)  # as when it was started again
+        assert publisher.publish("v1", adapter).probe.told_apart
+        assert publisher.current == name
+        assert list(control.models()) == [server.name, name]
+
     def test_an_adapter_that_changes_nothing_is_told(
         self, server: ServerProcess, tiny_policy: Path, tmp_path: Path
     ) -> None:

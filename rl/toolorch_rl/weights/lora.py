@@ -70,9 +70,12 @@ class LoraPublisher:
         check_adapter(folder)
         name = f"{self._name}-{version}"
         reference = reference or folder_logprobs(folder, base=self._folder)
+        served = self._server.models()
+        if self._current not in served:  # The server was started again, and has lost what it was given.
+            self._current, self._versions = self._name, [one for one in self._versions if one in served]
         before = self._server.sample(self._current, self._probe)
         started = time.perf_counter()
-        if name not in self._server.models():  # A trainer that was killed may have loaded it.
+        if name not in served:  # A trainer that was killed may have loaded it.
             self._server.load_adapter(name, str(Path(folder).absolute()))
         seconds = time.perf_counter() - started
         try:
