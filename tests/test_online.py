@@ -210,6 +210,13 @@ def test_a_server_that_cannot_be_reached_gets_the_next_version(tmp_path: Path) -
         stream.send(5, Model())  # the third time in a row
 
 
+def test_versions_of_a_resumed_run_have_names_of_their_own(tmp_path: Path) -> None:
+    publisher = Recorded()
+    for mark in ("-a", "-b"):  # the second goes on from a checkpoint before the first's last version
+        WeightStream(publisher, tmp_path / "versions", background=False, mark=mark).send(3, Model())
+    assert publisher.versions == ["v3-a", "v3-b"]
+
+
 def test_a_restarted_server_gets_the_newest_version_again(tmp_path: Path) -> None:
     publisher = Recorded()
     stream = WeightStream(publisher, tmp_path / "versions", keep=2)

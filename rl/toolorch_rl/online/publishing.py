@@ -32,6 +32,8 @@ class WeightStream:
         folder: Where versions are saved; by default a temporary folder. The newest few are kept.
         keep: How many.
         background: Publish beside the training; False waits for each version.
+        mark: What the versions' names end in. A server may still hold versions that a trainer which was killed has
+            published, and a name must never stand for other weights.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class WeightStream:
         *,
         keep: int = 8,
         background: bool = True,
+        mark: str = "",
     ) -> None:
         self._publisher = publisher
         self._own = tempfile.TemporaryDirectory(prefix="toolorch-versions-") if folder is None else None
         self._folder = Path(self._own.name) if self._own is not None else Path(folder or ".")
         self._keep = keep
         self._background = background
+        self._mark = mark
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._error: BaseException | None = None
@@ -75,14 +79,15 @@ class WeightStream:
         """
         self.wait()
         began = time.monotonic()
-        folder = self._folder / f"v{step}"
+        version = f"v{step}{self._mark}"
+        folder = self._folder / version
         model.save_pretrained(str(folder))
         if not self._background:
-            self._publish(f"v{step}", folder, model_logprobs(model), began)
+            self._publish(version, folder, model_logprobs(model), began)
             self.wait()
             return
         self._thread = threading.Thread(
-            target=self._publish, args=(f"v{step}", folder, None, began), name="publish", daemon=True
+            target=self._publish, args=(version, folder, None, began), name="publish", daemon=True
         )
         self._thread.start()
 

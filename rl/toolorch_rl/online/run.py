@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -84,7 +85,7 @@ def train_online(
         tasks,
         verify,
         online,
-        weights=WeightStream(publisher, versions),
+        weights=WeightStream(publisher, versions, mark=f"-{secrets.token_hex(2)}"),
         server=PolicyServer(server),
         store=store,
         ended=ended,
