@@ -28,6 +28,7 @@ from toolorch_integrations import observation
 from toolorch_integrations.entry import Specialist
 from toolorch_integrations.errors import UnknownEntryError
 from toolorch_integrations.prompt import system_prompt
+from toolorch_integrations.run import MAX_FAILED_TURNS
 from toolorch_integrations.view import CatalogView
 from toolorch_rl.conversation import Conversation, from_messages
 from toolorch_rl.environments import Environment
@@ -58,6 +59,7 @@ class Attempt:
         messages: So far.
         answer: The last words, once there are some.
         turns: Turns so far.
+        failed: Turns in a row that brought nothing but errors; as many as an orchestrator bears end the run.
         confirmed: Ids of the destructive calls that were made.
     """
 
@@ -65,6 +67,7 @@ class Attempt:
     messages: list[dict[str, Any]] = field(default_factory=list)
     answer: str | None = None
     turns: int = 0
+    failed: int = 0
     confirmed: list[str] = field(default_factory=list)
     view: CatalogView = field(init=False)
     schemas: list[dict[str, Any]] = field(init=False)
@@ -89,15 +92,16 @@ class Attempt:
             {**call, "id": f"call_{self.turns}_{index}"} for index, call in enumerate(message.get("tool_calls") or ())
         ]
         self.messages.append({**message, "tool_calls": calls} if calls else message)
-        for call in calls:
-            text = self._result(call["id"], call["function"]["name"], call["function"]["arguments"])
+        results = [self._result(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in calls]
+        self.failed = self.failed + 1 if calls and all(text.startswith("Error:") for text in results) else 0
+        for call, text in zip(calls, results, strict=True):
             self.messages.append({"role": "tool", "tool_call_id": call["id"], "content": text})
         if not calls:
             if self._words and asks(message["content"]):
                 self.messages.append({"role": "user", "content": self._words.pop(0)})
             else:
                 self.answer = message["content"]
-        if self.turns >= _MOST_TURNS and self.answer is None:
+        if self.answer is None and (self.turns >= _MOST_TURNS or self.failed >= MAX_FAILED_TURNS):
             self.answer = ""
 
     def verdict(self) -> Verdict:
