@@ -109,10 +109,9 @@ def learn(base: Path, work: Path, given: argparse.Namespace, seed: int, say: Any
         best=0.25,
         lora_rank=None,
         epochs=given.epochs,
-        batch=32,
+        batch=64,
         micro_batch=32,
         learning_rate=given.sft_rate,
-        schedule="linear",
         save_every=10_000,
         log_every=10,
         seed=seed,
@@ -280,8 +279,8 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=16, help="groups of 8 runs in an online step")
     parser.add_argument("--held-out", type=int, default=400, help="tasks of each setting")
     parser.add_argument("--at-once", type=int, default=48)
-    parser.add_argument("--epochs", type=float, default=5.0, help="of sft and replay")
-    parser.add_argument("--sft-rate", type=float, default=1.5e-3)
+    parser.add_argument("--epochs", type=float, default=8.0, help="of sft and replay")
+    parser.add_argument("--sft-rate", type=float, default=2e-3)
     parser.add_argument("--replay-rate", type=float, default=5e-4)
     parser.add_argument("--online-rate", type=float, default=1e-4)
     parser.add_argument("--replay", action="store_true", help="also train by replay alone")
