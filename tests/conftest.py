@@ -3,6 +3,7 @@
 from hypothesis import settings
 
 from tests.postgres import postgres_server, postgres_url  # noqa: F401
+from tests.routing_world import one_thread, router, router_runs, router_store  # noqa: F401
 from tests.servers import embedded_server, tiny_adapter, tiny_policy, vllm_server  # noqa: F401
 
 # The same examples in every run, and no time limit an example: a red build means a change, never a draw.

@@ -6,10 +6,11 @@ ids and log-probabilities are what a server would have given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -17,9 +18,43 @@ from tests.tiny_policy import build
 from toolorch_integrations.events import PolicyCalled, TraceStatus
 from toolorch_integrations.store import TraceStore
 from toolorch_integrations.trace import Reward, Trace
+from toolorch_rl.trace_rows import rollouts_of
+from toolorch_rl.training import TrainSettings
+from toolorch_rl.training.corpus import read_traces
+from toolorch_rl.training.material import material_of
 
 NAMES = ("tokyo", "search", "query", "answer")
 REQUESTS = ("find", "both", "talk", "plain")
+GOOD = "query"
+"""The name that is rewarded."""
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """So small a model gains nothing from a second thread; and nothing is asked of a hub."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def router(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a policy that answers each request with one of the names; it is never changed."""
+    return build_router(tmp_path_factory.mktemp("router"))
+
+
+@pytest.fixture(scope="session")
+def router_runs(router: Path) -> Runs:
+    """Makes runs of the router."""
+    return Runs(router)
+
+
+@pytest.fixture(scope="session")
+def router_store(tmp_path_factory: pytest.TempPathFactory, router_runs: Runs) -> str:
+    """URL of a store with 48 runs of the router."""
+    return stored(tmp_path_factory.mktemp("router-store") / "traces.db", router_runs.traces(12))
 
 
 def build_router(folder: Path, *, seed: int = 0) -> Path:
@@ -115,7 +150,7 @@ class Runs:
         self,
         per_request: int = 16,
         *,
-        good: Callable[[str, str], bool] = lambda request, answer: answer == "query",
+        good: Callable[[str, str], bool] = lambda request, answer: answer == GOOD,
         seed: int = 0,
         started: float = 1000.0,
         requests: Sequence[str] = REQUESTS,
@@ -182,3 +217,45 @@ def stored(path: Path, traces: Sequence[Trace]) -> str:
         for trace in traces:
             store.add(trace)
     return url
+
+
+def settings_of(policy: Path, output: Path, store: str = "", **more: Any) -> TrainSettings:
+    """Return settings that suit the router."""
+    given = {"policy": str(policy), "output": output, "store": store, "steps": 10, "batch": 48, "learning_rate": 1e-3}
+    return TrainSettings.of({**given, **more})
+
+
+def material(settings: TrainSettings) -> Any:
+    """Return what a training with these settings is made of."""
+    from toolorch_rl.training.trainers import policy_parts
+
+    _, tokenizer, config = policy_parts(settings)
+    return material_of(read_traces(settings), settings, tokenizer, config)
+
+
+def share(found: dict[str, float]) -> float:
+    """How much of what goes to any of the names goes to the rewarded one."""
+    return found[GOOD] / sum(found.values())
+
+
+def two_turns(runs: Runs) -> list[Trace]:
+    """Runs of one task that wrote the same first answer and then another; the rewarded one said `GOOD`."""
+    tokenizer = runs.tokenizer
+    found = []
+    for number, (second, outcome) in enumerate([(GOOD, 1.0), ("tokyo", 0.0), ("tokyo", 0.0)]):
+        prompt = prompt_ids(tokenizer, "find")
+        first = tokenizer.encode("answer<|im_end|>")
+        between = tokenizer.encode("\n<|im_start|>user\ngo on<|im_end|>\n<|im_start|>assistant\n")
+        last = tokenizer.encode(f"{second}<|im_end|>")
+        calls = [(prompt, first, [-0.5] * len(first)), ([*prompt, *first, *between], last, [-0.5] * len(last))]
+        user = [{"role": "user", "content": "find"}]
+        trace = trace_of(f"{number:032x}", calls, user, ["answer", second], started=1000.0 + number)
+        trace.rewards.append(Reward(trace.id, {"outcome": outcome}))
+        found.append(trace)
+    return found
+
+
+def rows_of(url: str) -> list[Any]:
+    """Return the rows of all runs in a store."""
+    with TraceStore.open(url) as store:
+        return [row for rollout in rollouts_of(store.full_traces()).rollouts for row in rollout.rows]

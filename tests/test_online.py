@@ -210,6 +210,19 @@ def test_a_server_that_cannot_be_reached_gets_the_next_version(tmp_path: Path) -
         stream.send(5, Model())  # the third time in a row
 
 
+def test_a_resumed_run_makes_its_first_rollouts_with_its_own_weights(policy: ScriptedPolicy, tmp_path: Path) -> None:
+    stream = WeightStream(Recorded(), tmp_path / "versions")
+    settings = OnlineSettings(groups=1, rollouts=RUNS, publish_every=3)
+    source = RolloutSource(app_of(policy), TASKS, yes, settings, weights=stream)
+    source.restore({"group": 4})
+    try:
+        assert source.after_step(7, Model()) == "policy-v7"
+        source.next_batch(8, "policy-v7")
+        assert {request["model"] for request in policy.requests} == {"policy-v7"}
+    finally:
+        source.close()
+
+
 def test_versions_of_a_resumed_run_have_names_of_their_own(tmp_path: Path) -> None:
     publisher = Recorded()
     for mark in ("-a", "-b"):  # the second goes on from a checkpoint before the first's last version

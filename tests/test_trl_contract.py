@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,30 +11,18 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from tests.routing_world import build_router, prompt_ids
+from tests.routing_world import prompt_ids
 from toolorch_rl.training.material import Material
 from toolorch_rl.training.settings import TrainSettings
 from toolorch_rl.training.trainers import arguments_of, policy_parts, trainer_of
 
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_router(tmp_path_factory.mktemp("router"))
-
-
-def trainer(policy: Path, output: Path, method: str, rows: list[dict[str, Any]]) -> tuple[Any, Any]:
+def trainer(router: Path, output: Path, method: str, rows: list[dict[str, Any]]) -> tuple[Any, Any]:
     """Return a trainer, all weights trained, and the tokenizer."""
     settings = TrainSettings.of(
-        {"policy": str(policy), "output": output, "method": method, "lora_rank": None, "batch": 2, "micro_batch": 2}
+        {"policy": str(router), "output": output, "method": method, "lora_rank": None, "batch": 2, "micro_batch": 2}
     )
     base, tokenizer, _ = policy_parts(settings)
     return trainer_of(settings, Material(1, rows), arguments_of(settings), base, tokenizer), tokenizer
@@ -98,11 +85,11 @@ def test_a_step_is_stopped_before_the_optimizer_and_the_hook_comes_before_the_ch
     assert places == sorted(places), "the order within a step has changed: see Guarded and StepDone"
 
 
-def test_supervised_loss_is_the_mean_over_labelled_tokens(policy: Path, tmp_path: Path) -> None:
-    _, tokenizer, _ = policy_parts(TrainSettings.of({"policy": str(policy), "output": tmp_path}))
+def test_supervised_loss_is_the_mean_over_labelled_tokens(router: Path, tmp_path: Path) -> None:
+    _, tokenizer, _ = policy_parts(TrainSettings.of({"policy": str(router), "output": tmp_path}))
     prompt, answer = prompt_ids(tokenizer, "find"), tokenizer.encode("tokyo<|im_end|>")
     rows = [{"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}] * 2
-    made, _ = trainer(policy, tmp_path / "out", "sft", rows)
+    made, _ = trainer(router, tmp_path / "out", "sft", rows)
 
     batch = made.data_collator(rows)
     loss = made.compute_loss(made.model, dict(batch))
@@ -111,8 +98,8 @@ def test_supervised_loss_is_the_mean_over_labelled_tokens(policy: Path, tmp_path
     assert loss.item() == pytest.approx(-_logprobs(made.model, prompt, answer, None).mean().item(), rel=1e-4)
 
 
-def test_dpo_sums_what_the_mask_marks(policy: Path, tmp_path: Path) -> None:
-    _, tokenizer, _ = policy_parts(TrainSettings.of({"policy": str(policy), "output": tmp_path}))
+def test_dpo_sums_what_the_mask_marks(router: Path, tmp_path: Path) -> None:
+    _, tokenizer, _ = policy_parts(TrainSettings.of({"policy": str(router), "output": tmp_path}))
     prompt = prompt_ids(tokenizer, "find")
     chosen, rejected = tokenizer.encode("tokyo and query<|im_end|>"), tokenizer.encode("search or answer<|im_end|>")
     masks = [[number % 2 for number, _ in enumerate(ids)] for ids in (chosen, rejected)]
@@ -123,7 +110,7 @@ def test_dpo_sums_what_the_mask_marks(policy: Path, tmp_path: Path) -> None:
         "rejected_ids": rejected,
         "rejected_mask": masks[1],
     }
-    made, _ = trainer(policy, tmp_path / "out", "dpo", [row, row])
+    made, _ = trainer(router, tmp_path / "out", "dpo", [row, row])
     _move(made.model)
 
     loss = made.compute_loss(made.model, made.data_collator([row]))
@@ -137,9 +124,9 @@ def test_dpo_sums_what_the_mask_marks(policy: Path, tmp_path: Path) -> None:
 
 
 def test_kto_sums_what_the_mask_marks_and_takes_the_divergence_from_mismatched_rows(
-    policy: Path, tmp_path: Path
+    router: Path, tmp_path: Path
 ) -> None:
-    _, tokenizer, _ = policy_parts(TrainSettings.of({"policy": str(policy), "output": tmp_path}))
+    _, tokenizer, _ = policy_parts(TrainSettings.of({"policy": str(router), "output": tmp_path}))
     prompt = prompt_ids(tokenizer, "find")
     answers = [tokenizer.encode(f"{text}<|im_end|>") for text in ("tokyo and query", "search or answer")]
     masks = [[number % 2 for number, _ in enumerate(ids)] for ids in answers]
@@ -154,7 +141,7 @@ def test_kto_sums_what_the_mask_marks_and_takes_the_divergence_from_mismatched_r
         }
         for number in range(2)
     ]
-    made, _ = trainer(policy, tmp_path / "out", "kto", rows)
+    made, _ = trainer(router, tmp_path / "out", "kto", rows)
     _move(made.model)
 
     loss = made.compute_loss(made.model, made.data_collator(rows))

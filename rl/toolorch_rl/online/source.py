@@ -67,6 +67,7 @@ class RolloutSource:
         self._since = 0.0
         self._taken = 0
         self._first = 0
+        self._resumed = False
         self._born: dict[int, int] = {}
         self._figures: dict[str, float] = {}
         if server is not None and weights is not None and server.restored is None:
@@ -94,11 +95,15 @@ class RolloutSource:
         )
 
     def after_step(self, step: int, model: nn.Module) -> str | None:
-        """Publish the weights, beside the training."""
+        """Publish the weights, beside the training; those of a resumed run before its first rollout."""
         weights = self._weights
         if weights is None:
             return None
-        if (step + 1) % self.settings.publish_every == 0:
+        if self._resumed:
+            self._resumed = False
+            weights.send(step, model)
+            weights.wait()
+        elif (step + 1) % self.settings.publish_every == 0:
             weights.send(step, model)
         return weights.name
 
@@ -113,6 +118,7 @@ class RolloutSource:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self._first = int(state["group"])
+        self._resumed = True
 
     def close(self) -> None:
         """End the rollouts, and let the version on its way end."""
@@ -134,6 +140,7 @@ class RolloutSource:
             self._taken += 1
             age = self._age(group)
             if age > settings.max_staleness:
+                self._born.pop(group.number, None)
                 left_out["too old"] += len(group.runs)
                 maker.allow(self._taken + round(settings.groups * (1 + settings.ahead)) - len(groups))
                 continue

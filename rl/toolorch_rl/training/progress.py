@@ -60,6 +60,11 @@ class StepDone(TrainerCallback):
         """Take the trainer."""
         self.trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell it of the step that a resumed run goes on from: a live source serves older weights, if any."""
+        if state.global_step:
+            self.trainer.after_step()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell it, before the checkpoint of the step is written."""
         self.trainer.after_step()

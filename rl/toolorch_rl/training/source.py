@@ -35,6 +35,8 @@ class ExampleSource(Protocol):
     def after_step(self, step: int, model: nn.Module) -> str | None:
         """Hear that a step is done; a live source publishes the weights here.
 
+        A resumed run begins with this for the last step that its checkpoint holds.
+
         Args:
             step: The step that is done.
             model: The trained model, unwrapped; with an adapter, the `peft` model. Its weights are whole, or shards
