@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from benchmarks.policy_world import base_policy, moved, realised, run
-from tests.routing_world import NAMES, REQUESTS, Runs, build_router, logprobs_of, prompt_ids, stored
+from tests.routing_world import NAMES, REQUESTS, Runs, logprobs_of, prompt_ids, stored
 from tests.tiny_policy import build_adapter
 from toolorch_integrations.trace import Trace
 from toolorch_rl.estimate import EstimateError, LoggedRuns, Outcome, estimate, run_ratios, weigh
@@ -292,11 +293,6 @@ def test_a_reply_that_the_new_policy_never_gives_weighs_nothing():
 
 
 @pytest.fixture(scope="module")
-def router(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_router(tmp_path_factory.mktemp("router"))
-
-
-@pytest.fixture(scope="module")
 def traces(router: Path) -> list[Trace]:
     return Runs(router).traces(60)
 
@@ -366,6 +362,15 @@ def test_an_empty_store_one_trace_and_missing_logprobs_say_what_to_do(
     assert "1 runs are too few" in flat(toolorch(one, "--policy", str(router)))
     with pytest.raises(EstimateError, match="none of 0 traces can be used: the store is empty"):
         estimate_traces([], lambda rows: [], settings())
+
+
+def test_it_is_said_when_the_policy_was_trained_on_the_traces(router: Path, traces: list[Trace], tmp_path: Path):
+    folder = tmp_path / "trained"
+    shutil.copytree(router, folder)
+    store = stored(tmp_path / "traces.db", traces[:40])
+    assert "trained the new policy" not in flat(toolorch(store, "--policy", str(folder)))
+    (folder / "plan.json").write_text(json.dumps({"settings": "", "traces": [trace.id for trace in traces[:30]]}))
+    assert "30 of these traces trained the new policy" in flat(toolorch(store, "--policy", str(folder)))
 
 
 def test_traces_that_cannot_be_used_are_counted(traces: list[Trace]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,6 +96,7 @@ def estimated(policy: str, base: str | None, **settings: Any) -> EstimateReport:
     from toolorch_rl.estimate.policy import ScoredPolicy
     from toolorch_rl.estimate.traces import estimate_traces
     from toolorch_rl.training.corpus import read_traces
+    from toolorch_rl.training.run import trained_traces
     from toolorch_rl.training.settings import TrainSettings
     from toolorch_rl.training.vocabulary import check_tokenizer
 
@@ -103,7 +105,9 @@ def estimated(policy: str, base: str | None, **settings: Any) -> EstimateReport:
     traces = read_traces(chosen)
     scored = ScoredPolicy(policy, base)
     check_tokenizer(traces, scored.tokenizer(), scored.vocabulary)
-    return estimate_traces(traces, scored, chosen, scored.vocabulary)
+    report = estimate_traces(traces, scored, chosen, scored.vocabulary)
+    known = trained_traces(Path(policy))
+    return replace(report, trained_on=sum(trace.id in known for trace in traces))
 
 
 def show(console: Console, report: EstimateReport) -> None:
@@ -127,6 +131,11 @@ def show(console: Console, report: EstimateReport) -> None:
     if report.scope == "these tasks":
         console.print(
             "[yellow]too few tasks to say anything of others: this holds for more runs of the same ones[/yellow]"
+        )
+    if report.trained_on:
+        console.print(
+            f"[yellow]{report.trained_on} of these traces trained the new policy, which looks better on them than on "
+            "others: take traces that it has not seen (--since), or rely on the held-out evaluation[/yellow]"
         )
     for share in report.versions:
         newest, oldest = _age(share.newest), _age(share.oldest)

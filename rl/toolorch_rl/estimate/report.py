@@ -88,6 +88,8 @@ class EstimateReport:
     versions: tuple[VersionShare, ...] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
     """Traces that could not be used, by reason."""
+    trained_on: int = 0
+    """How many of the runs the new policy was trained on: a policy looks better on those than it is on others."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-safe values."""

@@ -56,6 +56,17 @@ def train(settings: TrainSettings | None = None, *, source: ExampleSource | None
     return _run(chosen, source)
 
 
+def trained_traces(folder: Path) -> frozenset[str]:
+    """Return the ids of the captured runs that a policy in a folder was trained on; none where the folder does not say.
+
+    They are all that the training read, those that it then left out included.
+    """
+    try:
+        return frozenset(json.loads((folder / PLAN).read_text(encoding="utf-8"))["traces"] or ())
+    except (OSError, ValueError, KeyError):
+        return frozenset()
+
+
 def _run(settings: TrainSettings, source: ExampleSource | None) -> TrainResult:
     # Here, so that settings can be read without torch.
     from toolorch_rl.training.trainers import arguments_of, policy_parts, trainer_of
