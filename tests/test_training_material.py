@@ -148,6 +148,16 @@ def test_runs_that_cannot_be_learnt_from_are_left_out_and_counted(
         material(settings_of(router, tmp_path / "o", stored(tmp_path / "u.db", traces)))
 
 
+def test_runs_of_an_evaluation_are_held_out_unless_asked_for(router: Path, router_runs: Runs, tmp_path: Path) -> None:
+    traces = router_runs.traces(6, requests=("find",))
+    for trace in traces[:4]:
+        trace.app = "evaluation"
+    found = corpus_of(traces, settings_of(router, tmp_path))
+    assert [run.trace.id for run in found.runs] == [trace.id for trace in traces[4:]]
+    assert found.refused == {"held out: made by an evaluation (app 'evaluation')": 4}
+    assert len(corpus_of(traces, settings_of(router, tmp_path, app="evaluation")).runs) == 6
+
+
 def test_feedback_stands_for_an_outcome(router: Path, router_runs: Runs, tmp_path: Path) -> None:
     traces = router_runs.traces(6, requests=("find",))
     for number, trace in enumerate(traces):

@@ -22,6 +22,9 @@ from toolorch_rl.rewards.presets import PAPER, Preset
 
 Item = TypeVar("Item")
 
+EVALUATION = "evaluation"
+"""App of runs on held-out tasks: not trained on unless asked for by name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dropped:

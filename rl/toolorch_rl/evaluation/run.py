@@ -18,13 +18,11 @@ from toolorch_rl.conversation import Conversation, Step, from_trace
 from toolorch_rl.evaluation.faces import Face
 from toolorch_rl.evaluation.gather import gathered
 from toolorch_rl.evaluation.results import TaskResult
+from toolorch_rl.filters import EVALUATION
 from toolorch_rl.imports.task import AnyTask
 from toolorch_rl.metrics.table import MeasuredRun, score
 from toolorch_rl.rewards.features import RunFeatures, features_of
 from toolorch_rl.verifiers.verdict import Verdict
-
-APP = "evaluation"
-"""Under which app the traces stand in the store."""
 
 TIMEOUT = 300.0
 """Seconds that a run may take by default."""
@@ -73,7 +71,7 @@ async def evaluate(
 async def run_task(task: AnyTask, face: Face, store: TraceStore, limit: float = TIMEOUT) -> TaskResult:
     """Run one task and judge the run; never raises for what goes wrong in the run itself."""
     with task.open() as environment:
-        session = capture(store, app=APP)
+        session = capture(store, app=EVALUATION)
         answer, failure = "", ""
         async with session:
             try:

@@ -14,7 +14,7 @@ from toolorch_integrations.plain import content_hash
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.store import TraceFilters, TraceStore
 from toolorch_integrations.trace import Trace
-from toolorch_rl.filters import Dropped, drop_unanswered, drop_unparsed
+from toolorch_rl.filters import EVALUATION, Dropped, drop_unanswered, drop_unparsed
 from toolorch_rl.quality import drop_faulty
 from toolorch_rl.rewards import RewardError, Rewards, features_of, preset, reward
 from toolorch_rl.training.baseline import leave_one_out, request_features
@@ -196,12 +196,14 @@ def preferences_of(trace: Trace, settings: TrainSettings) -> Preferences:
 
 
 def _filtered(traces: Sequence[Trace], settings: TrainSettings, dropped: list[Dropped]) -> list[Trace]:
-    kept = [trace for trace in traces if trace.status is not TraceStatus.RUNNING]
-    dropped += [
-        Dropped(trace.id, "training", "the run has not ended")
-        for trace in traces
-        if trace.status is TraceStatus.RUNNING
-    ]
+    kept = []
+    for trace in traces:
+        if trace.status is TraceStatus.RUNNING:
+            dropped.append(Dropped(trace.id, "training", "the run has not ended"))
+        elif trace.app == EVALUATION != settings.app:
+            dropped.append(Dropped(trace.id, "training", f"held out: made by an evaluation (app {EVALUATION!r})"))
+        else:
+            kept.append(trace)
     for name in settings.filters:
         found = {"format": drop_unparsed, "output": drop_unanswered, "quality": drop_faulty}[name](kept)
         kept = found.kept
