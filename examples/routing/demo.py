@@ -62,7 +62,7 @@ class Counts:
         epochs: Passes over the captured runs.
     """
 
-    captured: int = 48
+    captured: int = 64
     held_back: int = 40
     repetitions: int = 8
     fresh: int = 240
