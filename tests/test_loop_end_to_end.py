@@ -75,7 +75,6 @@ def test_captured_trained_swapped_and_better(tmp_path: Path) -> None:
             save_every=100,
         )
         after = rollouts(app, TASKS * 4, many_vowels, RUNS, server=PolicyServer(server), start=1000)
-    print("solved before and after:", solved(before), solved(after))  # shown where the assertion below fails
     assert result.metrics["steps"] == 12
     assert len(list(store.traces())) >= 12 * 32
     versions = {name for trace in store.traces() for name in trace.policy_versions}

@@ -43,10 +43,13 @@ from toolorch_rl.rollouts.groups import with_policy_seconds
 from toolorch_rl.weights import LoraPublisher, Probe, Published
 from toolorch_serving.policy import policy_server
 from toolorch_serving.process import ServerProcess
-from toolorch_serving.promotion import Decision, Gate, Verdict, of_estimate
+from toolorch_serving.promotion import Criteria, Decision, Gate, Margin, Verdict, of_estimate
 
 POLICY = Path(__file__).parent / "policy"
 NAME, VERSION = "router", "v1"
+CRITERIA = Criteria(protected={**Criteria().protected, "dollars": Margin(relative=0.5)})
+"""What this app's owner asks of a new version: a better reward by the callers' preferences, nothing worse that is
+protected; up to half more dollars are fine, as long as the reward, in which they count, is better."""
 ENGINES: dict[str, dict[str, Any]] = {"vllm": {"max_model_len": 1024, "lora": True}, "embedded": {"max_batch": 64}}
 
 
@@ -93,7 +96,7 @@ def main(
     run(model, engine, work)
 
 
-def run(model: Path, engine: str, work: Path, counts: Counts | None = None) -> Outcome:
+def run(model: Path, engine: str, work: Path, counts: Counts | None = None, criteria: Criteria = CRITERIA) -> Outcome:
     """Serve, capture, train, estimate, decide, swap, serve again.
 
     Args:
@@ -101,6 +104,7 @@ def run(model: Path, engine: str, work: Path, counts: Counts | None = None) -> O
         engine: Who serves it.
         work: Gets `traces.db`, `held-back.db` and the adapter; those of an earlier demo are replaced.
         counts: How much.
+        criteria: When the new version is better.
     """
     counts = counts or Counts()
     clear(work)
@@ -112,7 +116,7 @@ def run(model: Path, engine: str, work: Path, counts: Counts | None = None) -> O
         console.rule("What will it earn? Asked of runs that were held back from training")
         estimate = estimated(str(adapter), str(model), store=f"sqlite:///{work / 'held-back.db'}")
         show(console, told_apart(estimate))
-        decision = Gate().judge(of_estimate(estimate))
+        decision = Gate(criteria).judge(of_estimate(estimate))
         if decision.verdict is not Verdict.PASS:
             console.print(f"[red]The gate: {server.name} stays.[/red] {escape(decision.reason)}")
             return Outcome(before, estimate, decision)

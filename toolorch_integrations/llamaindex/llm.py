@@ -22,9 +22,9 @@ from llama_index.llms.openai_like import OpenAILike  # type: ignore[import-untyp
 
 from toolorch_integrations.entry import Price
 from toolorch_integrations.errors import EndpointError
-from toolorch_integrations.overrides import overrides_for
 from toolorch_integrations.llamaindex.completion import StreamedReply, response_of
 from toolorch_integrations.llamaindex.messages import to_openai
+from toolorch_integrations.overrides import overrides_for
 from toolorch_integrations.tokens import AsyncTokenTransport, TokenTransport, TokenTurns
 
 _NOT_IN_BODY = ("extra_body", "extra_headers", "extra_query", "timeout", "use_chat_completions")
