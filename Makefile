@@ -5,7 +5,13 @@ PYTEST := $(BIN)/python -m pytest
 FAST := not vllm and not postgres and not slow
 # Files whose many tests, or whose models, take longer together than a quick check may.
 LONGER := embedded_engine standard_langchain parity synthesis environments recipe shop simulated readme capture \
-	llamaindex_agent llamaindex_capture llamaindex_confirmation select verifiers recorder rewards completion metrics
+	llamaindex_agent llamaindex_capture llamaindex_confirmation select verifiers recorder rewards completion metrics \
+	demo estimate evaluation fan_out loop_end_to_end online packing promotion promotion_live rollouts rows \
+	synthesis_by_model tasks_policy tokens_in_out training_faults training_gradient training_material \
+	training_methods trl_contract weights
+# The figures that the README quotes; `estimate_coverage`, `promotion_gate` and `routing_fixed` take longest.
+BENCHMARKS := step_langgraph step_llamaindex capture_langgraph capture_store rollouts_langgraph synthesis_templates \
+	packing imported_tasks estimate_coverage promotion_gate routing_fixed
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-vllm demo test test-fast lint format policy evaluate bench clean
@@ -46,11 +52,12 @@ format: install ## Rewrite the code in the project's style
 policy: install ## Make and train the demo policy from nothing, on the CPU
 	$(BIN)/python -m examples.shop.train_policy
 
-evaluate: install ## Say how good the demo policy is on held-out requests
+evaluate: install ## Say how good the two committed policies are on held-out requests and tasks
 	OMP_NUM_THREADS=1 $(BIN)/python -m examples.shop.evaluate_policy
+	OMP_NUM_THREADS=1 $(BIN)/python -m examples.tasks.evaluate_policy --count 600 --choices 200
 
 bench: install-vllm ## Run the benchmarks that the README quotes
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean: ## Remove the environments and what tools have left
 	rm -rf .venv .venv-vllm .mypy_cache .pytest_cache .ruff_cache .toolorch
