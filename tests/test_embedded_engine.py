@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import subprocess
 import sys
 import time
@@ -116,6 +118,25 @@ def test_the_seed_decides(client: PolicyClient) -> None:
     options = {"temperature": 2.0, "max_tokens": 30}
     first, again, other = (client.ask(user("hello"), seed=seed, **options).tokens for seed in (1, 1, 2))
     assert first == again != other
+
+
+def test_what_a_request_does_not_say_is_neutral(tiny_policy: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "policy"
+    shutil.copytree(tiny_policy, folder)
+    file = folder / "generation_config.json"
+    own = {"do_sample": True, "temperature": 0.5, "top_p": 0.1, "top_k": 1, "repetition_penalty": 3.0}
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    model = AutoModelForCausalLM.from_pretrained(tiny_policy, dtype=torch.float32).eval()
+    with EmbeddedServer(folder, dtype="float32", progress=False) as server:
+        body = {"model": server.name, "prompt": [5, 6, 7], "max_tokens": 12, "ignore_eos": True}
+        body |= {"logprobs": 1, "return_token_ids": True, "seed": 1}
+        answer = httpx.post(f"{server.url}/completions", json=body).raise_for_status().json()["choices"][0]
+    ids = [5, 6, 7, *answer["token_ids"]]
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    values = [float(expected[place - 1, ids[place]]) for place in range(3, len(ids))]
+    assert min(values) < -0.1  # no distribution that one token fills would do
+    assert answer["logprobs"]["token_logprobs"] == pytest.approx(values, abs=1e-4)
 
 
 def test_a_next_turn_reuses_the_cache_and_changes_nothing(client: PolicyClient, tiny_policy: Path) -> None:

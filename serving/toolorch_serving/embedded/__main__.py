@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--adapter", action="append", default=[], metavar="NAME=FOLDER")
     options = parser.parse_args()
     try:
-        model, tokenizer, end_tokens, longest, defaults = load(
+        model, tokenizer, end_tokens, longest = load(
             options.model, dtype=options.dtype, max_model_len=options.max_model_len
         )
     except (PolicyServerError, OSError, ValueError) as error:
@@ -42,7 +42,6 @@ def main() -> None:
         name=options.name or default_name(options.model),
         root=options.model,
         longest=longest,
-        defaults=defaults,
         reasoning=options.reasoning_parser is not None,
     )
     uvicorn.run(

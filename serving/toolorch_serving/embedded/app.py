@@ -80,7 +80,7 @@ def create_app(served: Served) -> FastAPI:
         adapter = served.adapter(body.model)
         body.check()
         prompt = await asyncio.to_thread(render, served.tokenizer, body)
-        sampling = body.sampling(len(prompt), served.longest, served.defaults)
+        sampling = body.sampling(len(prompt), served.longest)
         # The tags of a call may be special tokens.
         skip_special = body.skip_special_tokens and not body.parses_calls
         running = served.submit(prompt, sampling, adapter, skip_special=skip_special)

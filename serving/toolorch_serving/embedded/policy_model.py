@@ -100,8 +100,11 @@ def _shape(tensors: dict[str, torch.Tensor], name: str) -> torch.Size | None:
 
 def load(
     model: str, *, dtype: str = "auto", max_model_len: int | None = None
-) -> tuple[PolicyModel, PreTrainedTokenizerBase, frozenset[int], int, dict[str, Any]]:
+) -> tuple[PolicyModel, PreTrainedTokenizerBase, frozenset[int], int]:
     """Load a policy.
+
+    The sampling defaults in its generation_config.json are left alone: what a request does not say is neutral, as its
+    trace has it, and as in vLLM with `--generation-config vllm`.
 
     Args:
         model: Folder or hub name.
@@ -109,8 +112,7 @@ def load(
         max_model_len: Longest prompt plus answer in tokens; None takes the model's own.
 
     Returns:
-        Model, tokenizer, tokens that end an answer, longest prompt plus answer, and the sampling defaults that the
-        model comes with.
+        Model, tokenizer, tokens that end an answer, and longest prompt plus answer.
 
     Raises:
         PolicyServerError: The model cannot be served by this engine; the message says why.
@@ -138,7 +140,4 @@ def load(
     longest = int(config.get_text_config().max_position_embeddings)
     if max_model_len is not None and max_model_len > longest:
         raise PolicyServerError(f"max_model_len is {max_model_len}, and model {model} allows at most {longest} tokens")
-    names = ("temperature", "top_p", "top_k", "repetition_penalty")
-    own = loaded.generation_config.to_diff_dict()
-    defaults = {name: own[name] for name in names if own.get(name) is not None}
-    return PolicyModel(loaded), tokenizer, frozenset(end_tokens), max_model_len or longest, defaults
+    return PolicyModel(loaded), tokenizer, frozenset(end_tokens), max_model_len or longest

@@ -96,13 +96,12 @@ class SamplingRequest(BaseModel):
     ignore_eos: bool = False
     skip_special_tokens: bool = True
 
-    def sampling(self, prompt_length: int, longest: int, defaults: dict[str, Any]) -> Sampling:
-        """Return how to sample.
+    def sampling(self, prompt_length: int, longest: int) -> Sampling:
+        """Return how to sample; what the request leaves out is neutral.
 
         Args:
             prompt_length: Tokens in the prompt.
             longest: Most tokens of prompt and answer together.
-            defaults: What the model comes with for fields that the request leaves out.
 
         Raises:
             RequestError: It names the parameter that is out of range.
@@ -117,10 +116,8 @@ class SamplingRequest(BaseModel):
         most = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         if most is not None and not 1 <= most <= longest:
             raise RequestError(f"{field} must be from 1 to {longest} (the model's length), got {most}", field)
-        chosen = {
-            name: value if (value := getattr(self, name)) is not None else defaults.get(name)
-            for name in ("temperature", "top_p", "top_k", "repetition_penalty")
-        }
+        names = ("temperature", "top_p", "top_k", "repetition_penalty")
+        chosen = {name: value for name in names if (value := getattr(self, name)) is not None}
         result = Sampling(
             max_tokens=min(longest - prompt_length, longest if most is None else most),
             seed=self.seed,
@@ -128,7 +125,7 @@ class SamplingRequest(BaseModel):
             stop=tuple([self.stop] if isinstance(self.stop, str) else self.stop or []),
             include_stop=self.include_stop_str_in_output,
             ignore_eos=self.ignore_eos,
-            **{name: value for name, value in chosen.items() if value is not None},
+            **chosen,
         )
         _in_range("temperature", result.temperature, 0 <= result.temperature <= 2, "from 0 to 2")
         _in_range("top_p", result.top_p, 0 < result.top_p <= 1, "over 0 and at most 1")

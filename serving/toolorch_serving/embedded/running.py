@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from fastapi import HTTPException, Request
 from transformers import PreTrainedTokenizerBase
@@ -27,7 +26,6 @@ class Served:
         name: The name that it is served under.
         root: Where it was loaded from.
         longest: Most tokens of prompt and answer together.
-        defaults: Sampling settings that the model comes with.
         reasoning: Whether answers begin with reasoning (`--reasoning-parser qwen3`).
     """
 
@@ -36,7 +34,6 @@ class Served:
     name: str
     root: str
     longest: int
-    defaults: dict[str, Any]
     reasoning: bool
 
     def adapter(self, model: str | None) -> str | None:

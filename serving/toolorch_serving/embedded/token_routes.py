@@ -57,7 +57,7 @@ def token_routes(served: Served) -> APIRouter:
         served.adapter(body.model)
         body.check()
         prompt = await asyncio.to_thread(render, served.tokenizer, body)
-        body.sampling(len(prompt), served.longest, served.defaults)  # Refuses what is out of range.
+        body.sampling(len(prompt), served.longest)  # Refuses what is out of range.
         names = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "ignore_eos")
         most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
         sampling = {name: value for name in names if (value := getattr(body, name)) is not None}
@@ -115,7 +115,7 @@ def token_routes(served: Served) -> APIRouter:
         if any(not 0 <= token < vocabulary for token in prompt):
             raise RequestError(f"token ids must be from 0 to {vocabulary - 1}", "prompt")
         adapter = served.adapter(model)
-        sampling = body.sampling(len(prompt), served.longest, served.defaults)
+        sampling = body.sampling(len(prompt), served.longest)
         running = served.submit(prompt, sampling, adapter, skip_special=body.skip_special_tokens)
         return running, await running.all_steps(http)
 
