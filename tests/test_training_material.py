@@ -105,6 +105,7 @@ def test_bad_settings_name_the_field(router: Path, tmp_path: Path) -> None:
         ({"colour": 1}, "colour"),
         ({"method": "kto", "micro_batch": 1}, "micro_batch"),
         ({"method": "online", "steps": None}, "steps"),
+        ({"method": "online", "steps": 5, "credit": "call"}, "credit: online training judges whole runs"),
         ({"truncate": 1.1, "clip_high": 0.3}, "truncate"),
     ):
         with pytest.raises(TrainingError, match=match):

@@ -53,7 +53,9 @@ def policy_loss(tokens: Tokens, settings: LossSettings) -> tuple[torch.Tensor, d
     With r the importance weight exp(logprobs - behaviour), the gradient is that of -min(r, truncate) A log p, which is
     the off-policy policy gradient with truncated weights (IMPALA, arXiv 1802.01561; CISPO, arXiv 2506.13585), and 0
     where PPO's clip (arXiv 1707.06347) cuts it off. The value is that of the surrogate, -min(r, truncate) A. The
-    divergence is estimated by exp(d) - d - 1 with d the reference's log-probability less the policy's.
+    divergence is estimated by exp(d) - d - 1 with d the reference's log-probability less the policy's. It
+    is not weighted by r: where another policy sampled the tokens it is a mean under that policy, which is near the
+    divergence only while the two are close.
 
     Returns:
         The loss, not yet divided by the number of rollouts; and by name the weighted sums of what the log shows, with

@@ -181,6 +181,10 @@ class TrainSettings(BaseModel):
     def _fits(self) -> TrainSettings:
         if self.method is Method.ONLINE and self.steps is None:
             raise ValueError("steps: online training has no passes over data; give the number of steps")
+        if self.method is Method.ONLINE and self.credit == "call":
+            raise ValueError(
+                "credit: online training judges whole runs; leave it at run, or capture runs and use replay"
+            )
         if self.method is Method.KTO and self.micro_batch < 2:
             raise ValueError("micro_batch: kto estimates a divergence within a micro-batch; it must be 2 or more")
         if self.clip_high is not None and self.truncate < 1 + self.clip_high:
