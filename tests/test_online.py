@@ -14,10 +14,12 @@ import pytest
 
 from tests.doubles import chat_policy
 from toolorch_integrations.testing import Reply, ScriptedPolicy
-from toolorch_rl.online import OnlineSettings, RolloutMaker, RolloutSource, WeightStream
+from toolorch_rl.online import OnlineSettings, RolloutMaker, RolloutSource, WeightStream, train_online
 from toolorch_rl.rollouts import RolloutError, RolloutSettings, Sampling
+from toolorch_rl.training import TrainingError
 from toolorch_rl.weights import ProbeError, Published, WeightsError
 from toolorch_rl.weights.probe import ProbeResult
+from toolorch_serving.embedded import EmbeddedServer
 
 TASKS = [{"id": f"task-{number}", "text": f"Choose {number}."} for number in range(6)]
 RUNS = RolloutSettings(repetitions=4, at_once=16, seconds=60, sampling=Sampling(seeded=True))
@@ -268,6 +270,45 @@ def test_closing_does_not_wait_for_a_run_that_hangs() -> None:
     assert source._maker is not None
     assert not source._maker._thread.is_alive()
     release.set()
+
+
+def test_several_processes_are_refused_before_anything_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as launchers set it
+    publisher, model = Recorded(), Model()
+    source = RolloutSource(asyncio.sleep, TASKS, yes, weights=WeightStream(publisher, tmp_path / "versions"))
+    with pytest.raises(RolloutError, match=r"there are 2: start it with one \(accelerate launch --num_processes 1\)"):
+        source.after_step(0, model)  # type: ignore[arg-type]
+    source.close()
+    assert publisher.versions == []
+    assert not (tmp_path / "versions").exists()
+    with pytest.raises(RolloutError, match="publishes from one process"):
+        train_online(asyncio.sleep, TASKS, yes, server="http://127.0.0.1:9", policy="p", output=tmp_path, steps=1)
+
+
+def test_training_that_ends_closes_its_connections(
+    embedded_server: EmbeddedServer,
+    tiny_policy: Path,
+    tiny_adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    published: list[RolloutSource] = []
+
+    def fails(settings: Any, source: RolloutSource) -> None:
+        published.append(source)
+        raise TrainingError("the disk is full")
+
+    monkeypatch.setattr("toolorch_rl.online.run.train", fails)
+    with pytest.raises(TrainingError, match="the disk is full"):
+        train_online(
+            asyncio.sleep, TASKS, yes, server=embedded_server, policy=str(tiny_policy), output=tmp_path, steps=1
+        )
+    weights = published[0]._weights
+    assert weights is not None
+    with pytest.raises(RuntimeError, match="closed"):
+        weights._publisher.publish("v9", tiny_adapter)
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

@@ -517,6 +517,28 @@ def test_a_promotion_that_was_killed_goes_on(step: Step, tmp_path: Path):
     assert again.resume() is None
 
 
+class DiesProving(FakeServer):
+    """A server whose promotion is killed when it has loaded the candidate, and not proven it."""
+
+    def _ask(self, what: str) -> None:
+        super()._ask(what)
+        if what == "probe":
+            raise Killed
+
+
+@pytest.mark.parametrize(("fails", "end"), [((), Step.PROMOTED), (("probe",), Step.STAYED)])
+def test_a_promotion_killed_before_the_probe_probes_again(fails: tuple[str, ...], end: Step, tmp_path: Path):
+    server = DiesProving()
+    with pytest.raises(Killed):
+        promotion(good(), tmp_path, server).begin(CANDIDATE, tmp_path, INCUMBENT)
+    assert CANDIDATE in server.versions
+    resumed = FakeServer(server.versions, set(fails))
+    last = promotion(good(), tmp_path, resumed).resume()
+    assert last is not None
+    assert last.step is end
+    assert resumed.asked.count("probe") == 1
+
+
 KILLED_PROMOTION = """
 import os, signal, sys
 from pathlib import Path
@@ -792,17 +814,22 @@ def test_an_adapter_goes_into_a_real_server_and_out_again(
 ):
     from toolorch_serving.promotion import ServedAdapters
 
-    served = ServedAdapters(embedded_server.url, embedded_server.name, tiny_policy)
     version = f"{embedded_server.name}-promoted"
-    assert not served.serves(version)
-    published = served.publish(version, tiny_adapter)
-    assert published.probe.error < 1e-3
-    assert served.serves(version)
-    served.retire(embedded_server.name)  # the bare policy stays, whatever is asked
-    served.retire(version)
-    served.retire(version)
-    assert not served.serves(version)
-    assert served.serves(embedded_server.name)
+    with ServedAdapters(embedded_server.url, embedded_server.name, tiny_policy) as served:
+        assert not served.serves(version)
+        published = served.publish(version, tiny_adapter)
+        assert published.probe.error < 1e-3
+        assert served.serves(version)
+    for closed in (lambda: served.serves(version), lambda: served.publish(version, tiny_adapter)):
+        with pytest.raises(RuntimeError, match="closed"):
+            closed()
+    with ServedAdapters(embedded_server.url, embedded_server.name, tiny_policy) as served:
+        assert served.publish(version, tiny_adapter).probe.told_apart  # a loaded version is proven once more
+        served.retire(embedded_server.name)  # the bare policy stays, whatever is asked
+        served.retire(version)
+        served.retire(version)
+        assert not served.serves(version)
+        assert served.serves(embedded_server.name)
 
 
 def test_watching_does_not_block_readers(tmp_path: Path):

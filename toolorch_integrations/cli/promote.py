@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -165,7 +166,10 @@ def served_name(server: str, name: str | None) -> str:
     """Return the bare policy's name in a server."""
     from toolorch_rl.weights import ServerControl
 
-    return name or next(iter(ServerControl(server, timeout=30).models()))
+    if name:
+        return name
+    with closing(ServerControl(server, timeout=30)) as control:
+        return next(iter(control.models()))
 
 
 def _history(store: str, shown: Shown, console: Console) -> None:
@@ -187,6 +191,6 @@ def _roll_back(store: str, server: str, name: str, console: Console) -> None:
     from toolorch_integrations.store import TraceStore
     from toolorch_serving.promotion import PromotionRecords, ServedAdapters, roll_back
 
-    with TraceStore.open(store, create=False) as opened:
-        record = roll_back(PromotionRecords(opened), ServedAdapters(server, name), "taken back by hand")
+    with TraceStore.open(store, create=False) as opened, ServedAdapters(server, name) as adapters:
+        record = roll_back(PromotionRecords(opened), adapters, "taken back by hand")
     show_step(console, record)

@@ -68,13 +68,13 @@ class PromoteJob:
         Raises:
             ToolorchError: It cannot be begun, or another candidate is on its way.
         """
-        with TraceStore.open(self.store) as store:
+        with TraceStore.open(self.store) as store, ServedAdapters(self.server, self.name, self.base) as adapters:
             records = PromotionRecords(store)
             known = [record for record in records.history() if record.candidate == version]
             if known and known[-1].step.ends:
                 return known[-1]
             incumbent = known[-1].incumbent if known else records.routes(self.name).current
-            promotion = self.promotion(store, version, incumbent, folder, console, tell)
+            promotion = self.promotion(store, adapters, version, incumbent, folder, console, tell)
             return promotion.run(known[-1]) if known else promotion.begin(version, folder, incumbent)
 
     def resume(self, console: Console, tell: Callable[[PromotionRecord], None]) -> PromotionRecord:
@@ -92,6 +92,7 @@ class PromoteJob:
     def promotion(
         self,
         store: TraceStore,
+        adapters: ServedAdapters,
         candidate: str,
         incumbent: str,
         folder: Path,
@@ -106,7 +107,7 @@ class PromoteJob:
         return Promotion(
             PromotionRecords(store),
             Gate(self.criteria),
-            ServedAdapters(self.server, self.name, self.base),
+            adapters,
             Sources(
                 estimate=lambda: estimated(
                     str(folder),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 import threading
@@ -75,8 +76,10 @@ class WeightStream:
         """Publish the weights of a step.
 
         Raises:
-            RolloutError: The version before was refused by the probe, or could not be swapped in.
+            RolloutError: The version before was refused by the probe, or could not be swapped in; or there is more
+                than one training process.
         """
+        refuse_several_processes()
         self.wait()
         began = time.monotonic()
         version = f"v{step}{self._mark}"
@@ -134,3 +137,21 @@ class WeightStream:
         versions = sorted(self._folder.glob("v*"), key=lambda path: path.stat().st_mtime)
         for old in versions[: -self._keep]:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def refuse_several_processes() -> None:
+    """Refuse to publish from one of several training processes: each would, and of sharded weights only its part.
+
+    Raises:
+        RolloutError: There are several.
+    """
+    from torch import distributed
+
+    # Before the trainer has joined the processes, their launcher's variable says how many there are.
+    joined = distributed.is_available() and distributed.is_initialized()
+    number = distributed.get_world_size() if joined else int(os.environ.get("WORLD_SIZE") or 1)
+    if number > 1:
+        raise RolloutError(
+            f"online training publishes from one process, and there are {number}: start it with one (accelerate launch "
+            "--num_processes 1), or capture runs and train with method=replay, which takes several"
+        )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolorch_integrations.store import TraceStore
-from toolorch_rl.online.publishing import WeightStream
+from toolorch_rl.online.publishing import WeightStream, refuse_several_processes
 from toolorch_rl.online.settings import OnlineSettings
 from toolorch_rl.online.source import RolloutSource
 from toolorch_rl.rewards import Rewards
@@ -57,13 +57,14 @@ def train_online(
 
     Raises:
         TrainingError: See `training.train`.
-        RolloutError: Rollouts cannot go on.
+        RolloutError: Rollouts cannot go on, or there is more than one training process.
         WeightsError: The server does not serve the policy, or takes no weights.
 
     Example:
         >>> with VllmServer("models/policy", lora=True, dtype="float32") as server:  # doctest: +SKIP
         ...     train_online(app, tasks, verify, server=server, policy="models/policy", output="adapters/v2", steps=100)
     """
+    refuse_several_processes()
     chosen = settings or TrainSettings.of({"method": Method.ONLINE, **values})
     if settings is not None and values:
         raise RolloutError("give `settings` or keywords, not both")
@@ -78,22 +79,23 @@ def train_online(
         if lora
         else ReloadPublisher(url, name, chosen.policy, probe=probe)
     )
-    if isinstance(publisher, ReloadPublisher) and getattr(server, "model", chosen.policy) != chosen.policy:
-        publisher.publish(f"start-{time.time_ns()}", chosen.policy)  # the server was started on another folder
-    source = RolloutSource(
-        app,
-        tasks,
-        verify,
-        online,
-        weights=WeightStream(publisher, versions, mark=f"-{secrets.token_hex(2)}"),
-        server=PolicyServer(server),
-        store=store,
-        ended=ended,
-    )
-    try:
-        return train(chosen, source=source)
-    finally:
-        source.close()
+    with publisher:
+        if isinstance(publisher, ReloadPublisher) and getattr(server, "model", chosen.policy) != chosen.policy:
+            publisher.publish(f"start-{time.time_ns()}", chosen.policy)  # the server was started on another folder
+        source = RolloutSource(
+            app,
+            tasks,
+            verify,
+            online,
+            weights=WeightStream(publisher, versions, mark=f"-{secrets.token_hex(2)}"),
+            server=PolicyServer(server),
+            store=store,
+            ended=ended,
+        )
+        try:
+            return train(chosen, source=source)
+        finally:
+            source.close()
 
 
 def _config(policy: str) -> Any:

@@ -10,13 +10,13 @@ from toolorch_rl.weights.checkpoints import check_adapter
 from toolorch_rl.weights.control import ServerControl
 from toolorch_rl.weights.errors import ProbeError, WeightsError
 from toolorch_rl.weights.probe import Probe, Reference
-from toolorch_rl.weights.publisher import Published
+from toolorch_rl.weights.publisher import Connected, Published
 from toolorch_rl.weights.reference import folder_logprobs
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-class LoraPublisher:
+class LoraPublisher(Connected):
     """Publishes adapters to vLLM or to the embedded engine.
 
     Old versions stay for the rollouts that began with them, and go when newer ones leave them behind. A name is never

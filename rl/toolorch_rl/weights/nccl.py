@@ -17,14 +17,14 @@ from toolorch_rl.weights.control import ServerControl
 from toolorch_rl.weights.errors import ProbeError, WeightsError
 from toolorch_rl.weights.lora import check_version
 from toolorch_rl.weights.probe import Answer, Probe, Reference
-from toolorch_rl.weights.publisher import Published
+from toolorch_rl.weights.publisher import Connected, Published
 from toolorch_rl.weights.reference import model_logprobs
 
 Sender = Callable[[], None]
 """Sends all weights once; every process of the trainer calls it, the first one speaks to the server."""
 
 
-class NcclPublisher:
+class NcclPublisher(Connected):
     """Publishes the weights of a model in memory. Make one in every process of the trainer, and call it in all.
 
     The old weights are gone with the first byte, so a version that fails its probe cannot be taken back: publish

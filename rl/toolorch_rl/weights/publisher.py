@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
+from toolorch_rl.weights.control import ServerControl
 from toolorch_rl.weights.probe import ProbeResult, Reference
 
 
@@ -28,6 +30,24 @@ class Published:
     seconds: float
     probe: ProbeResult
     dropped: tuple[str, ...] = ()
+
+
+class Connected:
+    """What holds connections to a server until it is closed, by hand or at the end of a `with` block."""
+
+    _server: ServerControl
+
+    def close(self) -> None:
+        """Close the connections; the server goes on with what it has."""
+        self._server.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class Publisher(Protocol):

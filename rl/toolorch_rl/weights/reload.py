@@ -14,11 +14,11 @@ from toolorch_rl.weights.control import ServerControl
 from toolorch_rl.weights.errors import ProbeError, WeightsError
 from toolorch_rl.weights.lora import check_version
 from toolorch_rl.weights.probe import Probe, Reference
-from toolorch_rl.weights.publisher import Published
+from toolorch_rl.weights.publisher import Connected, Published
 from toolorch_rl.weights.reference import folder_logprobs
 
 
-class ReloadPublisher:
+class ReloadPublisher(Connected):
     """Publishes whole models to vLLM (started with `training=True`) or to the embedded engine, from a folder.
 
     Requests in flight end on the weights that they began with; those that come meanwhile wait. The server goes on

@@ -133,9 +133,8 @@ class Promotion:
         return self._judged(last, Step.ESTIMATED, of_estimate(self.sources.estimate()))
 
     def _publish(self, last: PromotionRecord) -> PromotionRecord:
-        # A process that was killed may have published it already, and a name cannot be published twice.
-        if not self.publisher.serves(last.candidate):
-            self.publisher.publish(last.candidate, Path(last.folder))
+        # A process that was killed may have loaded it, and not have proven it: publishing it again does.
+        self.publisher.publish(last.candidate, Path(last.folder))
         return self._next(last, Step.PUBLISHED, f"the server answers as {last.candidate}")
 
     def _evaluate(self, last: PromotionRecord) -> PromotionRecord:

@@ -12,6 +12,8 @@ class Publisher(Protocol):
     def publish(self, version: str, folder: Path) -> Any:
         """Make the server answer under a new name with the weights in a folder, and prove that it does.
 
+        A promotion that was killed publishes again: what the server has loaded already is only proven.
+
         Raises:
             ToolorchError: It does not; the server answers as before.
         """

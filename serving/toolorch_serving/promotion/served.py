@@ -7,13 +7,14 @@ from functools import cached_property
 from pathlib import Path
 
 from toolorch_rl.weights import LoraPublisher, Probe, Published, ServerControl
+from toolorch_rl.weights.publisher import Connected
 from toolorch_serving.promotion.errors import PromotionError
 
 _KEPT = 1_000_000
 """Versions that the publisher may leave behind before it drops one: never, since the incumbent may be an old one."""
 
 
-class ServedAdapters:
+class ServedAdapters(Connected):
     """Versions of a policy in a server with LoRA: vLLM or the embedded engine.
 
     A version is known by the name that the server answers under, such as `orchestrator-v12`.
@@ -59,6 +60,13 @@ class ServedAdapters:
         """Take a version out; the bare policy, and one that is not there, are left alone."""
         if version != self.name and self.serves(version):
             self._server.unload_adapter(version)
+
+    def close(self) -> None:
+        """Close the connections; the server goes on with what it has."""
+        publisher: LoraPublisher | None = self.__dict__.get("_publisher")  # made with the first version
+        if publisher is not None:
+            publisher.close()
+        super().close()
 
     @cached_property
     def _publisher(self) -> LoraPublisher:
