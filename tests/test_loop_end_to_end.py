@@ -79,6 +79,8 @@ def test_captured_trained_swapped_and_better(tmp_path: Path) -> None:
     assert len(list(store.traces())) >= 12 * 32
     versions = {name for trace in store.traces() for name in trace.policy_versions}
     assert len(versions) > 2  # versions were swapped in while rollouts went on
-    assert {name for group in after for run in group.runs for name in run.trace.policy_versions} == {"tiny-v11"}
+    last = {name for group in after for run in group.runs for name in run.trace.policy_versions}
+    assert len(last) == 1
+    assert last.pop().startswith("tiny-v11-")  # and a mark of the process that published it
     assert p_value(solved(before), solved(after)) < 0.01
     store.close()
