@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from toolorch_integrations.cli.options import Shown, preferences
+from toolorch_integrations.cli.options import Shown, preferences, report_console
 from toolorch_integrations.cli.traces import (
     DEFAULT_STORE,
     AppName,
@@ -77,7 +77,7 @@ def estimate(
     if shown is Shown.JSON:
         typer.echo(json.dumps(report.to_dict()))
     else:
-        show(Console(), report)
+        show(report_console(), report)
 
 
 def estimated(policy: str, base: str | None, **settings: Any) -> EstimateReport:

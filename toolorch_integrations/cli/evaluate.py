@@ -10,15 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from toolorch_integrations.cli.options import Shown, preferences
+from toolorch_integrations.cli.options import Shown, preferences, report_console
 from toolorch_integrations.preferences import Preferences
 
 if TYPE_CHECKING:
     from toolorch_rl.evaluation import Report
-
-
-_WIDTH = 120
-"""Columns of a report that goes to a file or a pipe."""
 
 
 class FaceOption(StrEnum):
@@ -129,16 +125,12 @@ def evaluate(
 
 
 def _print(report: Report, shown: Shown) -> None:
-    from rich.console import Console
-
     from toolorch_integrations.cli.evaluate_view import report_view
 
     if shown is Shown.JSON:
         typer.echo(json.dumps(report.to_dict()))
     else:
-        terminal = Console(highlight=False)
-        console = terminal if terminal.is_terminal else Console(highlight=False, width=_WIDTH)
-        console.print(report_view(report))
+        report_console().print(report_view(report))
 
 
 def _plotted(report: Report, folder: Path) -> Iterator[str]:

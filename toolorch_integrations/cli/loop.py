@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from toolorch_integrations.cli.estimate import Wanted
+from toolorch_integrations.cli.options import report_console
 from toolorch_integrations.cli.promote import (
     Base,
     Face,
@@ -92,7 +93,7 @@ def loop(
             raise typer.BadParameter("is needed", param_hint=option)
     assert server is not None
     assert base is not None
-    console = Console(highlight=False)
+    console = report_console()
     served = served_name(server, name)
     job = job_of(
         server, served, base, store, app_name, None, tasks, synthesize, face, specialists, wanted,

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import typer
 
 from toolorch_integrations.preferences import Preferences
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_WIDTH = 120
+"""Columns of a report that goes to a file or a pipe."""
 
 
 class Shown(StrEnum):
@@ -14,6 +21,14 @@ class Shown(StrEnum):
 
     TABLE = "table"
     JSON = "json"
+
+
+def report_console() -> Console:
+    """Return where reports are printed: as wide as the terminal, or wide enough where there is none."""
+    from rich.console import Console
+
+    terminal = Console(highlight=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, width=_WIDTH)
 
 
 def preferences(text: str) -> Preferences:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from toolorch_integrations.cli.estimate import Wanted
-from toolorch_integrations.cli.options import Shown
+from toolorch_integrations.cli.options import Shown, report_console
 from toolorch_integrations.cli.traces import DEFAULT_STORE, AppName, Since, Store, _reports_errors, seconds
 from toolorch_integrations.preferences import Preferences
 
@@ -77,7 +77,7 @@ def promote(
 
     It stays or is rolled back by itself wherever it is not shown to be better, and the record says why.
     """
-    console = Console(highlight=False)
+    console = report_console()
     if history:
         _history(store, shown, console)
         return
