@@ -8,7 +8,7 @@ LONGER := embedded_engine standard_langchain parity synthesis environments recip
 	llamaindex_agent llamaindex_capture llamaindex_confirmation select verifiers recorder rewards completion metrics \
 	demo estimate evaluation fan_out loop_end_to_end online packing promotion promotion_live rollouts rows \
 	synthesis_by_model tasks_policy tokens_in_out training_faults training_gradient training_material \
-	training_methods trl_contract weights
+	training_methods trl_contract weights langgraph_server llamaindex_example
 # The figures that the README quotes; `estimate_coverage`, `promotion_gate` and `routing_fixed` take longest.
 BENCHMARKS := step_langgraph step_llamaindex capture_langgraph capture_store rollouts_langgraph synthesis_templates \
 	packing imported_tasks estimate_coverage promotion_gate routing_fixed
