@@ -17,6 +17,7 @@ from toolorch_integrations.cli.options import Shown, preferences, report_console
 from toolorch_integrations.cli.traces import (
     DEFAULT_STORE,
     AppName,
+    Limit,
     Model,
     Since,
     Status,
@@ -40,7 +41,6 @@ Wanted = Annotated[
 ]
 Policy = Annotated[str, typer.Option("--policy", help="Folder of the new policy, or of an adapter.")]
 Base = Annotated[str | None, typer.Option(help="Model that the adapter is for; by default what the adapter says.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the newest so many traces.")]
 
 
 @_reports_errors

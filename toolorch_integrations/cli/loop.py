@@ -53,9 +53,7 @@ def loop(
     base: Base = None,
     store: Store = DEFAULT_STORE,
     app_name: AppName = None,
-    work: Annotated[Path, typer.Option(help="Folder for the loop's state, its log, and what is trained.")] = Path(
-        "rounds"
-    ),
+    work: Work = Path("rounds"),
     new_traces: Annotated[int, typer.Option(min=1, help="New runs that a round waits for.")] = 200,
     interval: Interval = None,
     verifier: Annotated[

@@ -45,6 +45,7 @@ Status = Annotated[TraceStatus | None, typer.Option(help="Only traces that ended
 AppName = Annotated[str | None, typer.Option("--app", help="Only traces of this app.")]
 Thread = Annotated[str | None, typer.Option(help="Only traces of this conversation.")]
 Model = Annotated[str | None, typer.Option(help="Only traces that this policy version answered.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the newest so many traces.")]
 Since = Annotated[
     float | None, typer.Option(parser=seconds, metavar="TIME", help="Only traces of the last 12h, 30d ...")
 ]

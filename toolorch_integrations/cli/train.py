@@ -11,6 +11,7 @@ from toolorch_integrations.cli.options import preferences
 from toolorch_integrations.cli.traces import (
     DEFAULT_STORE,
     AppName,
+    Limit,
     Model,
     Since,
     Status,
@@ -36,7 +37,7 @@ def train(
     thread: Thread = None,
     model: Model = None,
     since: Since = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the newest so many traces.")] = None,
+    limit: Limit = None,
     wishes: Annotated[
         Preferences | None,
         typer.Option(

@@ -79,7 +79,9 @@ class _Source:
             document["name"]: arguments_of(document["name"], document["parameters"]) for document in documents
         }
 
-    def task(self) -> ImportedTask:
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """What the user says and what is to be done, turn by turn."""
         missing = {int(turn): set(names) for turn, names in (self.row.get("missed_function") or {}).items()}
         stages = []
         for number, (said, calls) in enumerate(zip(self.row["question"], self.golden, strict=True)):
@@ -90,10 +92,13 @@ class _Source:
                     frozenset(name for turn, names in missing.items() if turn > number for name in names),
                 )
             )
+        return tuple(stages)
+
+    def task(self) -> ImportedTask:
         return ImportedTask(
             id=self.row["id"],
             domain="bfcl " + " ".join(sorted(self.classes)),
-            stages=tuple(stages),
+            stages=self.stages,
             start=self.start,
             judge_run=self.judge,
         )
@@ -122,7 +127,7 @@ class _Source:
     def wanted(self) -> ToolkitEnvironment:
         """The environment after the golden calls."""
         environment = self.start()
-        for stage in self.task().stages:
+        for stage in self.stages:
             for call in stage.golden:
                 try:
                     environment.call_text(call.name, call.arguments)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ class _Source:
             stages=(Stage(said, calls),),
             start=self.start,
             judge_run=self.judge,
-            app_prompt=self.environment().get_policy(),
+            app_prompt=_policy(self.module, self.solo),
             answer=" ".join(self.must_say) or "Done.",
             unchecked=tuple(sorted(self.basis - _CHECKED)),
         )
@@ -102,7 +102,7 @@ class _Source:
 
     def environment(self) -> Any:
         """Return the benchmark's environment in the task's initial state."""
-        made = self.module.get_environment(solo_mode=True) if self.solo else self.module.get_environment()
+        made = _opened(self.module, self.solo)
         begin = self.start_of_run
         if begin is not None:
             made.set_state(begin.initialization_data, begin.initialization_actions, [])
@@ -136,6 +136,16 @@ class _Source:
         for text in self.must_say:
             if not says(answer, text):
                 yield f"not said: {text!r}"
+
+
+def _opened(module: Any, solo: bool) -> Any:
+    return module.get_environment(solo_mode=True) if solo else module.get_environment()
+
+
+@cache
+def _policy(module: Any, solo: bool) -> str:
+    """Return a domain's system prompt: the same for all its tasks, and opening an environment reads its database."""
+    return str(_opened(module, solo).get_policy())
 
 
 def _wrapped(environment: Any, solo: bool) -> ToolkitEnvironment:
