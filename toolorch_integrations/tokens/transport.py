@@ -6,10 +6,12 @@ import asyncio
 import json
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import httpx
 
+from toolorch_integrations.steps import adrive, drive
 from toolorch_integrations.tokens.reply import DERENDER, GENERATE, RENDER, Ask
 from toolorch_integrations.tokens.turn import RefusedError, TokenTurns
 
@@ -51,12 +53,8 @@ class TokenTransport(httpx.BaseTransport):
             return self._inner.handle_request(request)
         body = json.loads(request.read())
         try:
-            steps = self.turns.steps(body)
-            asks = next(steps)
-            while True:
-                asks = steps.send([self._ask(request, ask) for ask in asks])
-        except StopIteration as done:
-            return _answer(request, body, done.value)
+            reply = drive(self.turns.steps(body), lambda asks: [self._ask(request, ask) for ask in asks])
+            return _answer(request, body, reply)
         except RefusedError as error:
             return httpx.Response(400, json=error.body, request=request)
         except _AnsweredError as error:
@@ -97,12 +95,8 @@ class AsyncTokenTransport(httpx.AsyncBaseTransport):
             return await self._transport().handle_async_request(request)
         body = json.loads(await request.aread())
         try:
-            steps = self.turns.steps(body)
-            asks = next(steps)
-            while True:
-                asks = steps.send(await self._ask_all(request, asks))
-        except StopIteration as done:
-            return _answer(request, body, done.value)
+            reply = await adrive(self.turns.steps(body), partial(self._ask_all, request))
+            return _answer(request, body, reply)
         except RefusedError as error:
             return httpx.Response(400, json=error.body, request=request)
         except _AnsweredError as error:

@@ -14,9 +14,6 @@ from transformers import TrainerCallback
 if TYPE_CHECKING:
     from toolorch_rl.training.policy_trainer import PolicyTrainer
 
-METRICS_FILE = "metrics.jsonl"
-"""A JSON object a log step, in the output folder."""
-
 _SHOWN = ("loss", "reward", "ratio", "clipped", "entropy", "kl", "staleness", "mean_token_accuracy", "rewards/margins")
 
 

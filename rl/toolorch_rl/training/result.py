@@ -16,6 +16,9 @@ from toolorch_rl.training.errors import TrainingError
 from toolorch_rl.training.material import Material
 from toolorch_rl.training.settings import Method, TrainSettings
 
+METRICS_FILE = "metrics.jsonl"
+"""A JSON object a log step, in the output folder."""
+
 CARD = "toolorch.json"
 """Written last: a folder that has it is whole."""
 

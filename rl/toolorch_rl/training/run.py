@@ -14,7 +14,7 @@ from toolorch_rl.training.checkpoints import checkpoint_state, checkpoints, remo
 from toolorch_rl.training.corpus import read_traces
 from toolorch_rl.training.errors import TrainingError
 from toolorch_rl.training.material import Material, material_of
-from toolorch_rl.training.result import CARD, TrainResult, save
+from toolorch_rl.training.result import CARD, METRICS_FILE, TrainResult, save
 from toolorch_rl.training.settings import Method, TrainSettings
 from toolorch_rl.training.source import ExampleSource
 
@@ -106,7 +106,7 @@ def _prepare(settings: TrainSettings, arguments: Any) -> Path | None:
         remove_halves(below)
         if not checkpoints(below):
             # Nothing was trained: runs that were captured since are welcome.
-            (folder / "metrics.jsonl").unlink(missing_ok=True)
+            (folder / METRICS_FILE).unlink(missing_ok=True)
             write_synced(folder / PLAN, json.dumps({"settings": mark, "traces": None}))
     _wait(arguments)
     whole = checkpoints(below)

@@ -22,6 +22,7 @@ from toolorch_rl.training.material import Material
 from toolorch_rl.training.policy_trainer import REFERENCE, PolicyTrainer
 from toolorch_rl.training.preference_trainers import ExactDPOTrainer, ExactKTOTrainer, LabelledCollator, PairCollator
 from toolorch_rl.training.progress import Progress, StepDone
+from toolorch_rl.training.result import METRICS_FILE
 from toolorch_rl.training.settings import Method, TrainSettings
 
 ADAPTER_FILE = "adapter_config.json"
@@ -124,7 +125,7 @@ def trainer_of(settings: TrainSettings, material: Material, arguments: Any, base
     common: dict[str, Any] = {
         "args": arguments,
         "processing_class": tokenizer,
-        "callbacks": [Progress(settings.output / "metrics.jsonl")],
+        "callbacks": [Progress(settings.output / METRICS_FILE)],
     }
     common |= _model_and_adapter(settings, arguments, base)
     if settings.method in (Method.REPLAY, Method.ONLINE):
