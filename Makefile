@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
-FAST := not vllm and not postgres and not slow
+FAST := not vllm and not postgres and not slow and not browser and not sandbox
 # Files whose many tests, or whose models, take longer together than a quick check may.
 LONGER := embedded_engine standard_langchain parity synthesis environments recipe shop simulated readme capture \
 	llamaindex_agent llamaindex_capture llamaindex_confirmation select verifiers recorder rewards completion metrics \
@@ -14,7 +14,7 @@ BENCHMARKS := step_langgraph step_llamaindex capture_langgraph capture_store rol
 	packing imported_tasks estimate_coverage promotion_gate routing_fixed
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm demo test test-fast lint format policy evaluate bench clean
+.PHONY: help install install-vllm install-system demo test test-fast lint format policy evaluate bench clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -30,11 +30,14 @@ install: .venv/.installed ## Install the project and what its tests need into .v
 install-vllm: install ## Install vLLM into .venv-vllm: the CPU build where there is no GPU
 	$(BIN)/python scripts/install_vllm.py
 
+install-system: install ## Install bubblewrap and Chromium, where Debian's packages can be installed
+	$(BIN)/python scripts/install_system.py
+
 demo: install ## Watch an orchestrator at work, then one that learns from its own runs (ENGINE=vllm: served by vLLM)
 	$(BIN)/python -m examples.shop.demo --engine $(or $(ENGINE),embedded)
 	$(BIN)/python -m examples.routing.demo --engine $(or $(ENGINE),embedded)
 
-test: install-vllm ## Run all tests, with real vLLM and real PostgreSQL
+test: install-vllm install-system ## Run all tests, with real vLLM, PostgreSQL, Chromium and sandbox
 	TOOLORCH_REQUIRE_VLLM=1 $(PYTEST)
 
 test-fast: install ## Run the tests that need no server but their own: under a minute
