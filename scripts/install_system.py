@@ -1,6 +1,6 @@
 """Install the two system programs that some tests run: bubblewrap (the sandbox) and Chromium (the page).
 
-Takes Debian's packages where apt-get is at hand and may be used (as root, or with a sudo that asks nothing). Where it is
+Takes Debian's packages where apt-get may be used (as root, or with a sudo that asks nothing). Where it may
 not, says what to install; the tests that need it are skipped then. Standard library only.
 
     python scripts/install_system.py
