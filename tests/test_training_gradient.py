@@ -17,7 +17,7 @@ from tests.routing_world import (
     two_turns,
 )
 from toolorch_integrations.preferences import Preferences
-from toolorch_rl.training import train
+from toolorch_rl.training import TrainingError, train
 from toolorch_rl.training.baseline import leave_one_out
 from toolorch_rl.training.loss import LossSettings, Tokens, policy_loss
 
@@ -44,6 +44,26 @@ def test_the_gradient_is_that_of_truncated_importance_weights_and_stops_at_the_c
     logprobs.grad = None
     policy_loss(tokens, LossSettings(clip_low=1.0, clip_high=float("inf"), truncate=10.0))[0].backward()
     torch.testing.assert_close(logprobs.grad, -weights * advantages * ratio.clamp(max=10.0))
+
+
+def test_regression_weighs_what_was_sampled_by_the_exponential_of_its_advantage() -> None:
+    behaviour = torch.tensor([-1.0, -1.0, -5.0])
+    logprobs = torch.tensor([-1.0, -0.5, -1.0], requires_grad=True)
+    advantages = torch.tensor([0.5, -0.5, 2.0])
+    weights = torch.full((3,), 0.25)
+    tokens = Tokens(logprobs, behaviour, advantages, weights, torch.zeros(3))
+
+    settings = LossSettings(clip_low=1.0, clip_high=float("inf"), truncate=10.0, regression=0.5)
+    policy_loss(tokens, settings)[0].backward()
+
+    expected = torch.tensor([np.e, 1 / np.e, 10.0])  # the last is truncated; how far the policy has moved is no matter
+    assert logprobs.grad is not None
+    torch.testing.assert_close(logprobs.grad, -weights * expected)
+
+
+def test_regression_is_for_replay_only(router: Path, tmp_path: Path, router_store: str) -> None:
+    with pytest.raises(TrainingError, match=r"regression: it is for replay, not for sft"):
+        settings_of(router, tmp_path / "out", router_store, method="sft", regression=0.3)
 
 
 def test_the_first_step_of_replay_finds_the_probabilities_that_were_captured(

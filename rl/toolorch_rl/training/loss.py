@@ -38,6 +38,7 @@ class LossSettings:
         truncate: Greatest importance weight.
         entropy: Weight of the entropy.
         kl: Weight of the divergence from the reference.
+        regression: Temperature of advantage-weighted regression; None: the policy gradient.
     """
 
     clip_low: float
@@ -45,6 +46,7 @@ class LossSettings:
     truncate: float
     entropy: float = 0.0
     kl: float = 0.0
+    regression: float | None = None
 
 
 def policy_loss(tokens: Tokens, settings: LossSettings) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -52,7 +54,9 @@ def policy_loss(tokens: Tokens, settings: LossSettings) -> tuple[torch.Tensor, d
 
     With r the importance weight exp(logprobs - behaviour), the gradient is that of -min(r, truncate) A log p, which is
     the off-policy policy gradient with truncated weights (IMPALA, arXiv 1802.01561; CISPO, arXiv 2506.13585), and 0
-    where PPO's clip (arXiv 1707.06347) cuts it off. The value is that of the surrogate, -min(r, truncate) A. The
+    where PPO's clip (arXiv 1707.06347) cuts it off. The value is that of the surrogate, -min(r, truncate) A. With
+    `regression` b it is that of -min(exp(A / b), truncate) log p instead, whatever r is: advantage-weighted regression
+    (arXiv 1910.00177), whose optimum is the sampling policy times those weights. The
     divergence is estimated by exp(d) - d - 1 with d the reference's log-probability less the policy's. It
     is not weighted by r: where another policy sampled the tokens it is a mean under that policy, which is near the
     divergence only while the two are close.
@@ -67,10 +71,14 @@ def policy_loss(tokens: Tokens, settings: LossSettings) -> tuple[torch.Tensor, d
         (tokens.advantages < 0) & (ratio < 1 - settings.clip_low)
     )
     bounded = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
-    weight = torch.where(cut, bounded, ratio.clamp(max=settings.truncate))
-    slope = torch.where(cut, torch.zeros_like(weight), weight)
-    # The value of the surrogate with the gradient of its log-probability form.
-    surrogate = (weight + slope * (tokens.logprobs - tokens.logprobs.detach())) * tokens.advantages
+    if settings.regression is None:
+        weight = torch.where(cut, bounded, ratio.clamp(max=settings.truncate))
+        slope = torch.where(cut, torch.zeros_like(weight), weight)
+        # The value of the surrogate with the gradient of its log-probability form.
+        surrogate = (weight + slope * (tokens.logprobs - tokens.logprobs.detach())) * tokens.advantages
+    else:
+        weight = torch.exp((tokens.advantages / settings.regression).clamp(max=60.0)).clamp(max=settings.truncate)
+        surrogate = weight * tokens.logprobs
     loss = -(tokens.weights * surrogate).sum()
     if settings.entropy:  # else no gradient has to flow through it
         loss = loss - settings.entropy * (tokens.weights * tokens.entropy).sum()

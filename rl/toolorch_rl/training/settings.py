@@ -108,7 +108,12 @@ class TrainSettings(BaseModel):
     clip_high: float | None = Field(None, ge=0)
     """The same for tokens that rise; None: 0.28 for `online`, no limit for `replay`."""
     truncate: float = Field(4.0, ge=1)
-    """Greatest importance weight; larger ones count as this, which trades variance for a small bias."""
+    """Greatest weight of a token; larger ones count as this, which trades variance for a small bias."""
+    regression: float | None = Field(None, gt=0)
+    """`replay`: in place of the gradient say again what was sampled, each run weighing exp(advantage / this), at most
+    `truncate` (advantage-weighted regression, arXiv 1910.00177). It cannot collapse, and learns from runs that were
+    sampled at random, where the gradient first learns which choice is best on average; 0.3 with `truncate` 20 is a
+    good start. It stays near the policy that made the runs, so it is for a first round."""
     entropy: float = Field(0.0, ge=0)
     """Weight of the policy's entropy, in nats a token, in what is maximised."""
     kl: float = Field(0.0, ge=0)
@@ -189,6 +194,8 @@ class TrainSettings(BaseModel):
             raise ValueError("micro_batch: kto estimates a divergence within a micro-batch; it must be 2 or more")
         if self.clip_high is not None and self.truncate < 1 + self.clip_high:
             raise ValueError(f"truncate: {self.truncate:g} is under 1 + clip_high, which would never be reached")
+        if self.regression is not None and self.method is not Method.REPLAY:
+            raise ValueError(f"regression: it is for replay, not for {self.method}; leave it out")
         if self.lora_targets and self.lora_rank is None:
             raise ValueError("lora_targets: there is no adapter without lora_rank")
         return self

@@ -133,7 +133,7 @@ def trainer_of(settings: TrainSettings, material: Material, arguments: Any, base
         trainer: Any = PolicyTrainer(
             train_dataset=Dataset.from_dict({"input_ids": [[0, 0]], "labels": [[-100, 0]]}),  # never read
             source=material.source,
-            loss=LossSettings(*settings.clip, settings.truncate, settings.entropy, settings.kl),
+            loss=LossSettings(*settings.clip, settings.truncate, settings.entropy, settings.kl, settings.regression),
             token_budget=settings.token_budget,
             policy_version=Path(settings.policy).name,
             reference=_model(base, frozen=arguments.bf16) if settings.kl and settings.lora_rank is None else None,
