@@ -1,0 +1,1 @@
+"""The gateway: orchestrators and policies behind OpenAI's protocol, with every run captured."""

@@ -1,0 +1,228 @@
+"""The gateway's configuration: one TOML file, and environment variables that take precedence over it."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import tomllib
+from collections.abc import Iterator
+from datetime import date, datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from toolorch_integrations.budget import Budget
+from toolorch_integrations.entry import Price
+from toolorch_integrations.preferences import Preferences
+from toolorch_serving.gateway.errors import ConfigError
+
+PREFIX = "TOOLORCH_GATEWAY__"
+Role = Literal["chat", "feedback", "read", "admin"]
+ROLES: tuple[Role, ...] = ("chat", "feedback", "read", "admin")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerConfig(_Section):
+    """Where the gateway listens, and what it lets in.
+
+    Attributes:
+        host: Address to listen on.
+        port: Port; 0 takes a free one.
+        request_bytes: Largest body of a request.
+        request_seconds: Longest that a request may take, its stream included.
+        drain_seconds: How long running requests may go on after SIGTERM.
+        cors_origins: Origins of other sites whose pages may call the gateway; none by default.
+        open: Whether it may listen beyond loopback without any key.
+        open_roles: What callers without a key may do then; on loopback they may do everything.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65_535)
+    request_bytes: int = Field(2 * 2**20, gt=0)
+    request_seconds: float = Field(300.0, gt=0)
+    drain_seconds: float = Field(30.0, ge=0)
+    cors_origins: tuple[str, ...] = ()
+    open: bool = False
+    open_roles: tuple[Role, ...] = ("chat", "feedback", "read")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the gateway."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+class StoreConfig(_Section):
+    """Where traces go.
+
+    Attributes:
+        url: `traces.db`, `sqlite:///traces.db` or `postgresql://...`.
+        spool: Folder for events that the store has not taken yet; None: beside an SQLite store, else `spool`.
+        retention_days: Traces that are older are deleted; None keeps all.
+    """
+
+    url: str = "traces.db"
+    spool: Path | None = None
+    retention_days: float | None = Field(None, gt=0)
+
+
+class PolicyConfig(_Section):
+    """The policy server: upstream of the capturing proxy, and policy of built-in orchestrators.
+
+    Attributes:
+        url: Base URL, `/v1` included.
+        model: Name of the policy that serves before anything was promoted; None: the server's first.
+        key_variable: Environment variable with the server's API key.
+        timeout: Seconds until a call is given up.
+        price: Of the policy's tokens.
+    """
+
+    url: str
+    model: str | None = None
+    key_variable: str | None = None
+    timeout: float = Field(120.0, gt=0)
+    price: Price = Price()
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"{url!r} is no base URL: give one such as http://127.0.0.1:8000/v1")
+        return url.rstrip("/")
+
+
+class OrchestratorConfig(_Section):
+    """One orchestrator: an app of one's own, or one built from a catalogue.
+
+    Attributes:
+        name: Clients ask for it as `model`.
+        app: `module:attribute` of a compiled LangGraph orchestrator, of a LlamaIndex `OrchestratorAgent`, or of a
+            function that returns one.
+        catalog: Catalogue file of a built-in orchestrator.
+        tools_file: Definitions of further tools in OpenAI's function format.
+        tools: Built-in tools: code_interpreter, search, local_search.
+        rendering: How the policy is asked: chat or select.
+        system_prompt: Its first message.
+        preferences: Where a request gives none.
+        budget: Where a request gives none; none of its limits can be exceeded by a request's own.
+    """
+
+    name: str = Field("orchestrator", min_length=1, max_length=200)
+    app: str | None = None
+    catalog: Path | None = None
+    tools_file: Path | None = None
+    tools: tuple[str, ...] = ()
+    rendering: Literal["chat", "select"] = "chat"
+    system_prompt: str | None = None
+    preferences: Preferences | None = None
+    budget: Budget | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.app is not None and (self.catalog or self.tools_file or self.tools):
+            raise ValueError("app stands alone: leave out catalog, tools_file and tools, or leave out app")
+        if self.app is None and not (self.catalog or self.tools_file or self.tools):
+            raise ValueError('give app ("module:attribute"), or at least one of catalog, tools_file and tools')
+        if self.app is not None and not all(self.app.partition(":")):
+            raise ValueError(f"app {self.app!r} must be module:attribute, such as shop.agents:support")
+        return self
+
+
+class KeyConfig(_Section):
+    """An API key of a caller.
+
+    Attributes:
+        name: Of the caller; spending and feedback are noted under it.
+        sha256: Hexadecimal digest of the key (`printf %s "$KEY" | sha256sum`).
+        variable: Environment variable with the key itself, in place of its digest.
+        roles: chat (ask), feedback, read (traces, routing, versions), admin (promote and roll back).
+        requests_per_minute: None: no limit.
+        dollars_per_day: By UTC days, over all gateways on the store. None: no limit.
+        expires: Day, or moment with an offset (UTC where it has none), from which on it is refused.
+        models: Orchestrators and upstream models that it may ask; empty: all.
+    """
+
+    name: str = Field(min_length=1, max_length=200)
+    sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
+    variable: str | None = None
+    roles: tuple[Role, ...] = ("chat", "feedback")
+    requests_per_minute: float | None = Field(None, gt=0)
+    dollars_per_day: float | None = Field(None, ge=0)
+    expires: datetime | None = None
+    models: tuple[str, ...] = ()
+
+    @field_validator("expires", mode="before")
+    @classmethod
+    def _day(cls, value: Any) -> Any:
+        return datetime(value.year, value.month, value.day) if type(value) is date else value
+
+    @field_validator("expires")
+    @classmethod
+    def _utc(cls, value: datetime | None) -> datetime | None:
+        return value.replace(tzinfo=timezone.utc) if value is not None and value.tzinfo is None else value
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> Self:
+        if (self.sha256 is None) == (self.variable is None):
+            raise ValueError("give either sha256 (of the key) or variable (that holds the key)")
+        return self
+
+
+class RetrievalConfig(_Section):
+    """The retrieval service.
+
+    Attributes:
+        url: Its base URL.
+    """
+
+    url: str
+
+
+class GatewayConfig(BaseSettings):
+    """The whole configuration; see `load`."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+    )
+
+    server: ServerConfig = ServerConfig()
+    store: StoreConfig = StoreConfig()
+    policy: PolicyConfig | None = None
+    orchestrators: tuple[OrchestratorConfig, ...] = ()
+    keys: tuple[KeyConfig, ...] = ()
+    retrieval: RetrievalConfig | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment take precedence over the file, whose content comes as arguments."""
+        return env_settings, init_settings
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> GatewayConfig:
+        """Read a file, and the environment over it; relative paths are taken from the file's folder.
+
+        Raises:
+            ConfigError: It cannot be read, or is not valid; the message names the field and the fix.
+        """
+        raise NotImplementedError
