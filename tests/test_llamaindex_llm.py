@@ -11,17 +11,19 @@ import httpx
 import openai
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.runnables import RunnableLambda
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ThinkingBlock, ToolCallBlock
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel, ValidationError
 
-from tests.doubles import raw_server, read_request
+from tests.doubles import chat_policy, raw_server, read_request
 from toolorch_integrations import EndpointError, Price
 from toolorch_integrations.langgraph import ChatPolicy
 from toolorch_integrations.llamaindex import PolicyLLM, exact_data
 from toolorch_integrations.testing import Reply, ScriptedPolicy
+from toolorch_integrations.versions import CONVERSATION_HEADER, conversation
 
 SEARCH = {
     "type": "function",
@@ -167,6 +169,25 @@ def test_further_options_reach_the_server() -> None:
     (request,) = policy.requests
     assert (request["top_p"], request["top_k"], request["seed"], request["top_logprobs"]) == (0.9, 5, 7, 2)
     assert "extra_body" not in request
+
+
+def test_a_header_names_the_conversation_the_same_in_both_faces() -> None:
+    history = [ChatMessage("Hi"), ChatMessage("Hello.", role="assistant"), ChatMessage("More")]
+    with ScriptedPolicy(["Yes."]) as policy:
+        llm_of(policy).chat(history[:1])
+        llm_of(policy).chat(history)
+        llm_of(policy).chat([ChatMessage("Bye")])
+        with conversation("c-1"):
+            llm_of(policy, additional_kwargs={"extra_headers": {"x-run": "1"}}).chat(history)
+        chat_policy(policy).invoke("Hi")
+        with conversation("c-1"):
+            chat_policy(policy).invoke("Other words")
+        RunnableLambda(chat_policy(policy).invoke).invoke("Hi", {"configurable": {"thread_id": "t"}})
+    first, second, other, named, same, named_too, thread = (sent[CONVERSATION_HEADER] for sent in policy.headers)
+    assert first == second == same
+    assert named == named_too
+    assert len({first, other, named, thread}) == 4
+    assert policy.headers[3]["x-run"] == "1"
 
 
 def test_logprobs_of_llamaindex_when_they_are_asked_for() -> None:

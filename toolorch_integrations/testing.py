@@ -55,6 +55,7 @@ class ScriptedPolicy:
 
     Attributes:
         requests: The bodies of all requests, in order of arrival.
+        headers: Their headers, by names in lower case.
 
     Example:
         >>> with ScriptedPolicy([Reply(calls=[("search", {"query": "tents"})]), "Two tents."]) as policy:
@@ -66,6 +67,7 @@ class ScriptedPolicy:
         self.model = model
         self.exact = exact
         self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
         self._script = script
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
@@ -243,6 +245,7 @@ def _handler(policy: ScriptedPolicy) -> type[BaseHTTPRequestHandler]:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             reply = policy.reply_to(request)
             policy.requests.append(request)
+            policy.headers.append({name.lower(): value for name, value in self.headers.items()})
             if reply.delay:
                 time.sleep(reply.delay)
             if reply.body is not None:

@@ -27,6 +27,10 @@ REFRESH = 2.0
 KEPT = 65_536
 """Conversations whose version is kept; the one that has been silent for longest is let go."""
 
+CONVERSATION_HEADER = "x-toolorch-conversation"
+"""Names the conversation of a policy call by a hash: a balancer in front of several servers keeps it on one of them, so
+that its prefix stays cached, and the capturing proxy knows which trace it belongs to."""
+
 _key: ContextVar[str] = ContextVar("toolorch_conversation", default="")
 
 
@@ -119,6 +123,11 @@ def conversation(key: str) -> Iterator[None]:
         _key.reset(token)
 
 
+def conversation_name() -> str:
+    """Return the name that `conversation` gave to what runs here and now, or an empty text."""
+    return _key.get()
+
+
 def conversation_key(messages: Sequence[Mapping[str, Any]], thread: str = "") -> str:
     """Return what a conversation is routed by.
 
@@ -131,4 +140,12 @@ def conversation_key(messages: Sequence[Mapping[str, Any]], thread: str = "") ->
         `select` prompt changes with each step.
     """
     first = next((message.get("content") for message in messages if message.get("role") == "user"), "")
-    return _key.get() or thread or content_hash(first.partition("\n\n")[0] if isinstance(first, str) else first)
+    return (
+        conversation_name() or thread or content_hash(first.partition("\n\n")[0] if isinstance(first, str) else first)
+    )
+
+
+def conversation_header(messages: Sequence[Mapping[str, Any]], thread: str = "") -> dict[str, str]:
+    """Return the header that names a conversation; see `conversation_key` for the arguments."""
+    key = conversation_key(messages, thread).encode("utf-8", "replace")
+    return {CONVERSATION_HEADER: hashlib.blake2b(key, digest_size=16).hexdigest()}

@@ -19,6 +19,7 @@ from langchain_core.language_models import LangSmithParams, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
+from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.utils.function_calling import convert_to_openai_function
 from langchain_openai.chat_models.base import (
     BaseChatOpenAI,
@@ -32,6 +33,7 @@ from toolorch_integrations.entry import Price
 from toolorch_integrations.errors import EndpointError
 from toolorch_integrations.overrides import overrides_for
 from toolorch_integrations.tokens import AsyncTokenTransport, TokenTransport, TokenTurns
+from toolorch_integrations.versions import conversation_header
 
 EXACT_KEYS = ("prompt_token_ids", "token_ids", "logprobs")
 """Keys of `response_metadata` that hold what capture needs and a conversation does not."""
@@ -148,6 +150,8 @@ class ChatPolicy(BaseChatOpenAI):
             extra["response_format"] = wanted if isinstance(wanted, dict) else _response_format(wanted)
         if extra:
             payload["extra_body"] = extra
+        named = conversation_header(payload["messages"], thread_of_run())
+        payload["extra_headers"] = {**named, **(payload.get("extra_headers") or {})}
         messages = self._convert_input(input_).to_messages()
         for message, sent in zip(messages, payload["messages"], strict=True):
             if not isinstance(message, AIMessage):
@@ -234,6 +238,12 @@ class ChatPolicy(BaseChatOpenAI):
         if self.price is None or usage is None:
             return {}
         return {"dollars": self.price.dollars(usage["input_tokens"], usage["output_tokens"])}
+
+
+def thread_of_run() -> str:
+    """Return the LangGraph thread that the calling code runs for, or an empty text."""
+    config = var_child_runnable_config.get() or {}
+    return str((config.get("configurable") or {}).get("thread_id") or "")
 
 
 @contextmanager

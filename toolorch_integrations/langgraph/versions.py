@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.runnables.config import var_child_runnable_config
 from pydantic import Field
 
-from toolorch_integrations.langgraph.chat_model import ChatPolicy
+from toolorch_integrations.langgraph.chat_model import ChatPolicy, thread_of_run
 from toolorch_integrations.versions import VersionRouter, conversation_key
 
 
@@ -34,10 +33,5 @@ class RoutedChatPolicy(ChatPolicy):
     ) -> dict[str, Any]:
         payload = super()._get_request_payload(input_, stop=stop, **kwargs)
         router: VersionRouter = self.router
-        payload["model"] = router.version_for(conversation_key(payload["messages"], _thread()))
+        payload["model"] = router.version_for(conversation_key(payload["messages"], thread_of_run()))
         return payload
-
-
-def _thread() -> str:
-    config = var_child_runnable_config.get() or {}
-    return str((config.get("configurable") or {}).get("thread_id") or "")

@@ -26,6 +26,7 @@ from toolorch_integrations.llamaindex.completion import StreamedReply, response_
 from toolorch_integrations.llamaindex.messages import to_openai
 from toolorch_integrations.overrides import overrides_for
 from toolorch_integrations.tokens import AsyncTokenTransport, TokenTransport, TokenTurns
+from toolorch_integrations.versions import conversation_header
 
 _NOT_IN_BODY = ("extra_body", "extra_headers", "extra_query", "timeout", "use_chat_completions")
 _PATH = "/chat/completions"
@@ -189,7 +190,7 @@ class PolicyLLM(OpenAILike):  # type: ignore[misc]
         body |= given.get("extra_body") or {}
         body |= overrides_for(self.api_base)
         options = {
-            "headers": given.get("extra_headers"),
+            "headers": {**conversation_header(body["messages"]), **(given.get("extra_headers") or {})},
             "params": given.get("extra_query"),
             "timeout": given.get("timeout"),
         }
