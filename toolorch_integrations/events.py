@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -161,6 +161,23 @@ class TraceEnded:
     def size(self) -> int:
         """Return roughly how many bytes the event holds in memory."""
         return 500 + len(self.answer)
+
+
+class EncodedEvents(Protocol):
+    """Events in a form of their own, such as a request and its response as they went over the wire.
+
+    The recorder calls `events` on its writer thread. With a spool their class is registered with `spool.register`.
+    """
+
+    @property
+    def trace_id(self) -> str:
+        """The trace that they belong to."""
+
+    def size(self) -> int:
+        """Return roughly how many bytes it holds in memory."""
+
+    def events(self) -> Iterable[Event]:
+        """Decode it."""
 
 
 Event: TypeAlias = TraceStarted | TraceAnnotated | PolicyCalled | CallEnded | TraceEnded
