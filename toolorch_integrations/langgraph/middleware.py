@@ -104,6 +104,11 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
         """The catalogue entries of all specialists."""
         return [tool.specialist for tool in self._specialists.values()]
 
+    @property
+    def options(self) -> RunOptions:
+        """What a run goes by unless its context says otherwise."""
+        return self._options
+
     # --- hooks of the agent ---
 
     def before_agent(self, state: OrchestratorState, runtime: Runtime[Any]) -> dict[str, Any]:
@@ -196,7 +201,7 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
         # A run that began in another process has waited since: for a person, or to be resumed at all.
         paused = stored["paused"] + max(0.0, time.time() - stored["updated"])
         return self.rendering.run(
-            self._full_catalog(tools),
+            self.full_catalog(tools),
             options,
             request=request_of(conversation_of(state["messages"])),
             account=Account(options.budget, ledger, stored["started"], paused),
@@ -205,7 +210,7 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
             fallback=self._fallback,
         )
 
-    def _full_catalog(self, tools: Sequence[BaseTool | dict[str, Any]]) -> Catalog:
+    def full_catalog(self, tools: Sequence[BaseTool | dict[str, Any]]) -> Catalog:
         """Return the catalogue with an entry for each of the agent's tools, tools before specialists."""
         own = self.rendering.entries(tool for tool in tools if isinstance(tool, BaseTool))
         names = tuple(tool.name for tool in own)

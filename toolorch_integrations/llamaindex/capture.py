@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +56,8 @@ from toolorch_integrations.llamaindex.specialists import SPECIALIST_TAGS
 from toolorch_integrations.overrides import overrides_for
 from toolorch_integrations.recorder import Recorder
 from toolorch_integrations.run import Run
+from toolorch_integrations.trace_ids import new_trace_id
+from toolorch_integrations.versions import conversation_name
 
 
 @dataclass(eq=False)
@@ -66,7 +67,7 @@ class _Trace:
     root: str
     app: str
     request: str
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    id: str = field(default_factory=new_trace_id)
     started: float = field(default_factory=time.time)
     begun: bool = False
     agent: str = ""
@@ -183,7 +184,7 @@ class CaptureHandler:
                 trace.id,
                 framework="llamaindex",
                 app=trace.app,
-                thread_id=run_id,
+                thread_id=conversation_name() or run_id,
                 request=trace.request,
                 started=trace.started,
                 resume=resume,

@@ -75,6 +75,11 @@ class AgentRuns:
         """All tools, specialists last."""
         return [*self._own.values(), *self._specialists.values()]
 
+    @property
+    def own_options(self) -> RunOptions:
+        """What a run goes by unless its context says otherwise."""
+        return self._own_options
+
     async def options(self, ctx: AgentContext) -> RunOptions:
         """Return what a run with a context goes by."""
         return await options_of(ctx, self._own_options)
@@ -184,7 +189,7 @@ class AgentRuns:
         # A run that began in another process has waited since: for a person, or to be resumed at all.
         paused = stored["paused"] + max(0.0, time.time() - stored["updated"])
         return Run(
-            self._full_catalog(offered),
+            self.full_catalog(offered),
             options,
             request=request_of(conversation_of(messages)),
             account=Account(
@@ -195,7 +200,7 @@ class AgentRuns:
             fallback=self._fallback,
         )
 
-    def _full_catalog(self, offered: Sequence[BaseTool]) -> Catalog:
+    def full_catalog(self, offered: Sequence[BaseTool]) -> Catalog:
         """Return the catalogue with an entry for each tool: the app's, retrieved ones, specialists, the handoff."""
         key = tuple(f"{tool.metadata.get_name()}\n{tool.metadata.description}" for tool in offered)
         if key not in self._catalogs:
