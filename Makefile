@@ -30,14 +30,14 @@ install: .venv/.installed ## Install the project and what its tests need into .v
 install-vllm: install ## Install vLLM into .venv-vllm: the CPU build where there is no GPU
 	$(BIN)/python scripts/install_vllm.py
 
-install-system: install ## Install bubblewrap and Chromium, where Debian's packages can be installed
+install-system: install ## Install bubblewrap, Chromium and nginx, where Debian's packages can be installed
 	$(BIN)/python scripts/install_system.py
 
 demo: install ## Watch an orchestrator at work, then one that learns from its own runs (ENGINE=vllm: served by vLLM)
 	$(BIN)/python -m examples.shop.demo --engine $(or $(ENGINE),embedded)
 	$(BIN)/python -m examples.routing.demo --engine $(or $(ENGINE),embedded)
 
-test: install-vllm install-system ## Run all tests, with real vLLM, PostgreSQL, Chromium and sandbox
+test: install-vllm install-system ## Run all tests, with a real vLLM, PostgreSQL, browser and sandbox
 	TOOLORCH_REQUIRE_VLLM=1 $(PYTEST)
 
 test-fast: install ## Run the tests that need no server but their own: under a minute

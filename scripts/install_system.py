@@ -1,4 +1,4 @@
-"""Install the two system programs that some tests run: bubblewrap (the sandbox) and Chromium (the page).
+"""Install the system programs that some tests run: bubblewrap (sandbox), Chromium (page) and nginx (balancer).
 
 Takes Debian's packages where apt-get may be used (as root, or with a sudo that asks nothing). Where it may
 not, says what to install; the tests that need it are skipped then. Standard library only.
@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 
-PACKAGES = {"bwrap": "bubblewrap", "chromium": "chromium"}
+PACKAGES = {"bwrap": "bubblewrap", "chromium": "chromium", "/usr/sbin/nginx": "nginx-light"}
 LIMIT = 900
 """Seconds that apt-get may take."""
 
