@@ -1,27 +1,175 @@
-"""The gateway as an ASGI app: routing, authentication, limits, headers, drain."""
+"""The gateway as an ASGI app: who is let in, where a request goes, how long it may take, and how it all ends.
+
+Requests to /v1/chat/completions and /v1/completions do not pass through FastAPI unless `model` names an orchestrator:
+their body goes to the capturing proxy as it is.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import logging
+import time
 from typing import Any
 
+import orjson
+
+from toolorch_serving.gateway.answer import Answer, ClientGoneError, Receive, Scope, header, read_body, replayed
+from toolorch_serving.gateway.errors import (
+    GatewayError,
+    InternalError,
+    NotFoundError,
+    Send,
+    TimeLimitError,
+    UnavailableError,
+)
+from toolorch_serving.gateway.keys import CALLER, Caller
+from toolorch_serving.gateway.limits import PERMIT
+from toolorch_serving.gateway.origin import check_origin
+from toolorch_serving.gateway.routes import make_routes
 from toolorch_serving.gateway.state import GatewayState
 
-# Wiring to come, as the parts appear in the tree:
-#   runner.py       build_runner(config: OrchestratorConfig, state: GatewayState) -> Runner
-#   completions.py  completions_routes(state) -> APIRouter      POST /v1/chat/completions (model is an orchestrator)
-#   chat.py         chat_routes(state) -> APIRouter             POST /api/chat/orchestrator/stream
-#   proxy/          CapturingProxy, and build_proxy(state) -> Proxy
-#   web/            page_routes() -> APIRouter
-# A request to /v1/chat/completions or /v1/completions has been authenticated (role chat, model allowed), and admitted:
-# scope[keys.CALLER] is its Caller and scope[limits.PERMIT] its Permit, closed by the app when the request ends.
+logger = logging.getLogger(__name__)
+
+POLICY_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
+SPENDING_PATHS = POLICY_PATHS | {"/api/chat/orchestrator/stream"}
+"""POST requests that are authenticated and admitted before their body is read; `scope[keys.CALLER]` is the caller then,
+and `scope[limits.PERMIT]` the permit, which is closed when the request ends."""
+_WHILE_DRAINING = frozenset({"/health", "/metrics"})
+_CLIENT_GONE = 499
+"""Status under which metrics count requests whose client went away: nginx's."""
 
 
 class Gateway:
-    """Outermost ASGI callable."""
+    """Outermost ASGI callable.
+
+    Args:
+        state: What all routes share; see `opening.open_state`.
+    """
 
     def __init__(self, state: GatewayState) -> None:
         self.state = state
+        self._routes = make_routes(state)
+        # As JSON may write them.
+        self._names = [json.dumps(name, ensure_ascii=ascii).encode() for name in state.runners for ascii in (True, False)]
+        self._running: dict[Answer, asyncio.Timeout] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        raise NotImplementedError
+        if scope["type"] == "lifespan":
+            await self._routes(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._timed(scope, receive, Answer(send, scope["path"]))
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more requests, wait for those that run, and cut off what still runs after some time."""
+        self.state.draining = True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning("%d requests still run after %g s: they are cut off", len(self._running), seconds)
+            now = asyncio.get_running_loop().time()
+            for deadline in self._running.values():
+                deadline.reschedule(now)
+            await self._idle.wait()
+
+    async def _timed(self, scope: Scope, receive: Receive, answer: Answer) -> None:
+        begun = time.perf_counter()
+        self._idle.clear()
+        try:
+            async with asyncio.timeout(self.state.config.server.request_seconds) as deadline:
+                self._running[answer] = deadline
+                self.state.metrics.running = len(self._running)
+                await self._checked(scope, receive, answer)
+        except ClientGoneError:
+            answer.status = _CLIENT_GONE
+        except Exception as error:  # whatever it is, the client learns that there was something
+            if deadline.expired():
+                await answer.refuse(self._late())
+            else:
+                logger.exception("%s %s failed", scope["method"], scope["path"])
+                await answer.refuse(InternalError.of(error))
+        finally:
+            self._running.pop(answer, None)
+            if not self._running:
+                self._idle.set()
+            self.state.metrics.running = len(self._running)
+            self.state.metrics.request(_route(scope), answer.status, time.perf_counter() - begun)
+
+    async def _checked(self, scope: Scope, receive: Receive, answer: Answer) -> None:
+        try:
+            await self._dispatched(scope, receive, answer)
+        except GatewayError as error:
+            await answer.refuse(error)
+
+    async def _dispatched(self, scope: Scope, receive: Receive, answer: Answer) -> None:
+        path, server = scope["path"], self.state.config.server
+        if self.state.draining and path not in _WHILE_DRAINING:
+            raise UnavailableError(
+                "the gateway is about to end: try again, another one may answer",
+                headers={"Retry-After": "1", "Connection": "close"},
+            )
+        if self.state.keys.is_open:
+            check_origin(scope, server)
+        if scope["method"] == "POST" and path in SPENDING_PATHS:
+            await self._admitted(scope, receive, answer)
+            return
+        body = await read_body(scope, receive, server.request_bytes)
+        await self._routes(scope, replayed(body, receive), answer)
+
+    async def _admitted(self, scope: Scope, receive: Receive, answer: Answer) -> None:
+        caller = self.state.keys.identify(header(scope, b"authorization"))
+        caller.require("chat")
+        with self.state.limits.admit(caller) as permit:
+            scope[CALLER], scope[PERMIT] = caller, permit
+            body = await read_body(scope, receive, self.state.config.server.request_bytes)
+            if scope["path"] in POLICY_PATHS and self._is_for_policy(body, caller, scope["path"]):
+                answer.plain = True
+                await self._proxy(scope, receive, answer, body)
+            else:
+                await self._routes(scope, replayed(body, receive), answer)
+
+    async def _proxy(self, scope: Scope, receive: Receive, answer: Answer, body: bytes) -> None:
+        if self.state.proxy is None:
+            known = ", ".join(sorted(self.state.runners)) or "none"
+            raise NotFoundError(
+                f"there is no such model here, and no policy server ([policy] url) behind; orchestrators are {known}",
+                param="model",
+                code="model_not_found",
+            )
+        await self.state.proxy(scope, receive, answer, body)
+
+    def _is_for_policy(self, body: bytes, caller: Caller, path: str) -> bool:
+        """Whether a request goes to the policy server; the caller may ask the model that it names."""
+        if not caller.models and not any(name in body for name in self._names):
+            return True  # A body that holds no orchestrator's name is not decoded here: the proxy reads it.
+        try:
+            found = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise GatewayError(f"the request's body is not JSON: {error}", code="invalid_json") from error
+        if not isinstance(found, dict):
+            raise GatewayError("the request's body must be a JSON object with model and messages")
+        model = found.get("model")
+        if caller.models:
+            caller.require_model(str(model or ""))
+        return path != "/v1/chat/completions" or not isinstance(model, str) or model not in self.state.runners
+
+    def _late(self) -> GatewayError:
+        if self.state.draining:
+            return UnavailableError("the gateway ended, and the request with it: send it again")
+        seconds = self.state.config.server.request_seconds
+        return TimeLimitError(
+            f"the request took over {seconds:g} s: give a smaller budget, or raise server.request_seconds"
+        )
+
+
+def _route(scope: Any) -> str:
+    """Return the pattern of a request's path."""
+    if scope["path"] in SPENDING_PATHS:
+        return str(scope["path"])
+    return str(getattr(scope.get("route"), "path", "other"))

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
-import os
-import tomllib
-from collections.abc import Iterator
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from toolorch_integrations.budget import Budget
 from toolorch_integrations.entry import Price
 from toolorch_integrations.preferences import Preferences
-from toolorch_serving.gateway.errors import ConfigError
+from toolorch_integrations.store.engine import parse_url
 
 PREFIX = "TOOLORCH_GATEWAY__"
 Role = Literal["chat", "feedback", "read", "admin"]
@@ -74,6 +70,14 @@ class StoreConfig(_Section):
     url: str = "traces.db"
     spool: Path | None = None
     retention_days: float | None = Field(None, gt=0)
+
+    @property
+    def spool_folder(self) -> Path:
+        """Where the spool is."""
+        if self.spool is not None:
+            return self.spool
+        url = parse_url(self.url)
+        return Path(f"{url.database}.spool" if url.get_backend_name() == "sqlite" else "spool").absolute()
 
 
 class PolicyConfig(_Section):
@@ -169,7 +173,7 @@ class KeyConfig(_Section):
     @field_validator("expires")
     @classmethod
     def _utc(cls, value: datetime | None) -> datetime | None:
-        return value.replace(tzinfo=timezone.utc) if value is not None and value.tzinfo is None else value
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
     @model_validator(mode="after")
     def _one_secret(self) -> Self:
@@ -189,7 +193,16 @@ class RetrievalConfig(_Section):
 
 
 class GatewayConfig(BaseSettings):
-    """The whole configuration; see `load`."""
+    """The whole configuration, as `config_file.load_config` reads it; arguments come from the file.
+
+    Attributes:
+        server: Where the gateway listens, and what it lets in.
+        store: Where traces go.
+        policy: The policy server; None: there is no proxy, and all orchestrators are apps.
+        orchestrators: By the names that clients ask for.
+        keys: Of the callers; without any, all callers are anonymous.
+        retrieval: The retrieval service.
+    """
 
     model_config = SettingsConfigDict(
         extra="forbid",
@@ -217,12 +230,3 @@ class GatewayConfig(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let the environment take precedence over the file, whose content comes as arguments."""
         return env_settings, init_settings
-
-    @classmethod
-    def load(cls, path: str | Path | None = None) -> GatewayConfig:
-        """Read a file, and the environment over it; relative paths are taken from the file's folder.
-
-        Raises:
-            ConfigError: It cannot be read, or is not valid; the message names the field and the fix.
-        """
-        raise NotImplementedError

@@ -100,6 +100,17 @@ class TimeLimitError(GatewayError):
     status, kind, code = 504, "api_error", "timeout"
 
 
+class InternalError(GatewayError):
+    """Something went wrong that nobody has thought of; the log has all of it."""
+
+    status, kind, code = 500, "api_error", "internal_error"
+
+    @classmethod
+    def of(cls, error: Exception) -> InternalError:
+        """Return what a client may know of an error: its kind, since its words may hold what is nobody's business."""
+        return cls(f"the gateway failed ({type(error).__name__}); its log says where and why")
+
+
 class ErrorDetail(BaseModel):
     """What was wrong."""
 

@@ -12,6 +12,8 @@ from toolorch_serving.gateway.config import GatewayConfig
 from toolorch_serving.gateway.keys import Keyring
 from toolorch_serving.gateway.limits import Limits
 from toolorch_serving.gateway.metrics import Metrics
+from toolorch_serving.gateway.upstream import Upstream
+from toolorch_serving.gateway.versions import Versions
 
 if TYPE_CHECKING:
     from toolorch_serving.gateway.runner import Runner
@@ -36,10 +38,12 @@ class GatewayState:
         keys: Knows the callers.
         limits: Counts what they use.
         metrics: Counts everything.
-        router: Says which policy version answers a conversation; for `RoutedChatPolicy` and `RoutedPolicyLLM`. Reading it
-            never touches the database: a thread follows the record of promotions. None without [policy].
+        router: Says which policy version answers a conversation; for `RoutedChatPolicy` and `RoutedPolicyLLM`. Reading
+            it never touches the database: a thread follows the record of promotions. None without [policy].
         runners: Orchestrators, by the name that clients ask for.
         proxy: In front of the policy server; None without [policy].
+        versions: Decisions about policy versions by hand, and their history.
+        upstream: Asks the policy server what it serves; None without [policy].
         draining: Whether the gateway is about to end.
     """
 
@@ -52,4 +56,13 @@ class GatewayState:
     router: VersionRouter | None = None
     runners: dict[str, Runner] = field(default_factory=dict)
     proxy: Proxy | None = None
+    versions: Versions | None = None
+    upstream: Upstream | None = None
     draining: bool = False
+
+    async def close(self) -> None:
+        """Close what belongs to the event loop: the connections of proxy and runners."""
+        for part in (self.proxy, *self.runners.values()):
+            close = getattr(part, "close", None)
+            if close is not None:
+                await close()

@@ -1,0 +1,93 @@
+"""From a configuration to everything that a gateway needs, opened in order and closed in reverse."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from toolorch_integrations.capture import capture
+from toolorch_integrations.store import TraceStore
+from toolorch_serving.gateway.config import GatewayConfig
+from toolorch_serving.gateway.errors import ConfigError, UpstreamError
+from toolorch_serving.gateway.keys import Keyring
+from toolorch_serving.gateway.limits import Limits
+from toolorch_serving.gateway.metrics import Metrics
+from toolorch_serving.gateway.periodic import Periodic
+from toolorch_serving.gateway.state import GatewayState
+from toolorch_serving.gateway.upstream import Upstream
+from toolorch_serving.gateway.versions import Versions
+from toolorch_serving.promotion.records import PromotionRecords
+
+logger = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 1.0
+"""Between two exchanges of what keys have spent."""
+FOLLOW_SECONDS = 2.0
+"""Between two looks at the record of promotions."""
+PURGE_SECONDS = 3_600.0
+"""Between two purges of traces that are too old."""
+_DAY = 86_400.0
+
+
+@contextmanager
+def open_state(config: GatewayConfig, add: Callable[[GatewayState], None] | None = None) -> Iterator[GatewayState]:
+    """Open what a gateway needs, and close it at the end, with all that was captured in the store or the spool.
+
+    Args:
+        config: The configuration, checked.
+        add: Adds runners and proxy; by default those of the configuration.
+
+    Raises:
+        ToolorchError: Something cannot be opened; the message names the field and the fix.
+    """
+    with ExitStack() as stack:
+        store = stack.enter_context(TraceStore.open(config.store.url))
+        keys = Keyring(config)
+        session = stack.enter_context(capture(store, everywhere=True))
+        limits = Limits(store)
+        stack.enter_context(Periodic("spending", FLUSH_SECONDS, limits.flush, last=True))
+        upstream, versions = _policy(config, store, stack)
+        router = None if versions is None else versions.router
+        if config.store.retention_days is not None:
+            stack.enter_context(Periodic("retention", PURGE_SECONDS, _purging(store, config.store.retention_days)))
+        metrics = Metrics(session, router)
+        state = GatewayState(
+            config, store, session, keys, limits, metrics, router, versions=versions, upstream=upstream
+        )
+        (add or add_parts)(state)
+        yield state
+
+
+def add_parts(state: GatewayState) -> None:
+    """Add the orchestrators and the proxy that the configuration asks for."""
+
+
+def _policy(config: GatewayConfig, store: TraceStore, stack: ExitStack) -> tuple[Upstream | None, Versions | None]:
+    if config.policy is None:
+        return None, None
+    upstream = Upstream(config.policy)
+    stack.callback(upstream.close)
+    versions = Versions(PromotionRecords(store), upstream, config.policy.model or _first(upstream))
+    stack.enter_context(Periodic("versions", FOLLOW_SECONDS, versions.refresh))
+    return upstream, versions
+
+
+def _first(upstream: Upstream) -> str:
+    """Return the first model of the policy server."""
+    try:
+        names = upstream.names()
+    except UpstreamError as error:
+        raise ConfigError(f"policy.model is not given, and the server cannot be asked: {error}") from error
+    if not names:
+        raise ConfigError(f"policy.model is not given, and {upstream.config.url} serves nothing: give its name")
+    return names[0]
+
+
+def _purging(store: TraceStore, days: float) -> Callable[[], None]:
+    def purge() -> None:
+        purged = store.purge(older_than=days * _DAY)
+        if purged.traces:
+            logger.info("%d traces older than %g days were deleted", purged.traces, days)
+
+    return purge
