@@ -3,8 +3,9 @@
 Its source is handed to the interpreter as text, so it imports nothing of this package, and only built-in modules and
 `resource`. It runs as the program's `__main__`.
 
-The job arrives on a file descriptor, as `marshal` writes it: `code`, `files` (name to bytes), `home`, `path` (further
-folders of modules), `limits` (name of an RLIMIT to its value), `ready` (descriptor to tell that all is set).
+The job lies in a file in memory once a byte arrives on `go`, as `marshal` writes it: `code`, `files` (name to bytes),
+`home`, `path` (further folders of modules), `limits` (name of an RLIMIT to its value). Arguments: the descriptors of
+that file, of `go`, and of `ready`, which takes a byte when all is set.
 """
 
 
@@ -15,8 +16,10 @@ def _run_job() -> None:
     import resource
     import sys
 
-    number = int(sys.argv[1])
-    with os.fdopen(number, "rb") as stream:
+    source, go, ready = map(int, sys.argv[1:])
+    if not os.read(go, 1):  # nobody will give it a program
+        os._exit(0)
+    with os.fdopen(source, "rb") as stream:
         job = marshal.load(stream)
     home = job["home"]
     for name, content in {**job["files"], "program.py": job["code"]}.items():
@@ -30,7 +33,7 @@ def _run_job() -> None:
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # `site`, which makes them, is left out
     for name, most in job["limits"].items():
         resource.setrlimit(getattr(resource, name), (most, most))
-    os.write(job["ready"], b"1")
+    os.write(ready, b"1")
     os.closerange(3, 2**16)
     names = globals()
     del names["_run_job"]

@@ -52,7 +52,7 @@ def find_bubblewrap(name: str) -> str:
     return path
 
 
-def sandbox_command(bubblewrap: str, runtime: Runtime, packages: Path | None, limits: Limits) -> list[str]:
+def sandbox_command(bubblewrap: str, runtime: Runtime, packages: Path | None, disk: int) -> list[str]:
     """Return the part of the command that all runs share; options that name descriptors are put before it."""
     environment = [word for name, value in ENVIRONMENT.items() for word in ("--setenv", name, value)]
     return [
@@ -63,7 +63,7 @@ def sandbox_command(bubblewrap: str, runtime: Runtime, packages: Path | None, li
         *runtime.mounts(),
         *(("--ro-bind", str(packages), PACKAGES) if packages is not None else ()),
         *("--dev", "/dev", "--size", str(SHARED_MEMORY), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"),
-        *("--size", str(limits.disk), "--tmpfs", FOLDER, "--remount-ro", "/", "--chdir", FOLDER),
+        *("--size", str(disk), "--tmpfs", FOLDER, "--remount-ro", "/", "--chdir", FOLDER),
     ]
 
 

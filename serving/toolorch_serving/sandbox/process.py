@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from toolorch_serving.sandbox.command import explain
 from toolorch_serving.sandbox.errors import SandboxError, SandboxUnavailableError
-from toolorch_serving.sandbox.limits import Limits
+from toolorch_serving.sandbox.job import Descriptors, Launch, Program
 from toolorch_serving.sandbox.result import Reason, SandboxResult
 from toolorch_serving.sandbox.watch import INTERVAL, over
 
@@ -23,31 +23,6 @@ START_SECONDS = 30.0
 _END_SECONDS = 10.0
 _STDERR_OF_MEMORY = "MemoryError"
 _CPU = 128 + signal.SIGXCPU
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What is to be started.
-
-    Attributes:
-        command: Takes the numbers of the descriptors `job`, `info` and `seccomp`; returns the command.
-        payload: Takes the number of the descriptor `ready`; returns what the program's first lines read.
-        stdin: The program's standard input.
-        limits: What it may use.
-        folder: Where its files are, as a path inside.
-        filter: The filter of system calls; None for none.
-        options: Further options of `subprocess.Popen`.
-        confined: Whether it has namespaces of its own.
-    """
-
-    command: Callable[[int, int, int], Sequence[str]]
-    payload: Callable[[int], bytes]
-    stdin: bytes
-    limits: Limits
-    folder: str
-    filter: bytes | None
-    options: dict[str, object]
-    confined: bool
 
 
 @dataclass(slots=True)
@@ -67,32 +42,21 @@ class _Stream:
         return self.kept.decode("utf-8", errors="replace")
 
 
-def run_job(job: Job, stop: int) -> SandboxResult:
-    """Run a program to its end or to a limit.
+class SandboxProcess:
+    """A started sandbox that waits for a program, runs it, and is gone.
+
+    The thread that makes it must live as long as it does: with the thread the sandbox dies, so that a host that is
+    killed leaves none behind.
 
     Args:
-        job: What to run.
-        stop: A descriptor; when it becomes readable, the program is killed.
+        launch: How it is started.
 
     Raises:
-        SandboxUnavailableError: The sandbox could not be set up; the message has its words and the fix.
         SandboxError: The machine could not start a process.
     """
-    with ExitStack() as stack:
-        run = _Run(job, stack)
-        try:
-            run.start()
-            run.follow(stop)
-        finally:
-            run.end()
-        return run.result()
 
-
-class _Run:
-    def __init__(self, job: Job, stack: ExitStack) -> None:
-        self.job = job
-        self.stack = stack
-        self.outputs = (_Stream(job.limits.output), _Stream(job.limits.output))
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
         self.reason: Reason | None = None
         self.began = time.monotonic()
         self.ready: float | None = None
@@ -100,35 +64,74 @@ class _Run:
         self.first: int | None = None  # process id of the sandbox's first process
         self.first_handle: int | None = None
         self.info = b""
+        self.exit_code: int | None = None
+        self._open: set[int] = set()
         self.process: subprocess.Popen[bytes] | None = None
+        try:
+            self._start()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise SandboxError(f"The sandbox cannot start a process: {error}.") from error
+            raise
 
-    def start(self) -> None:
+    def run(self, program: Program, stop: int, began: float | None = None) -> SandboxResult:
+        """Run a program to its end or to a limit; the sandbox is gone afterwards.
+
+        Args:
+            program: What to run.
+            stop: A descriptor; when it becomes readable, the program is killed.
+            began: When the program was given, by `time.monotonic`; None takes the sandbox's own start.
+
+        Raises:
+            SandboxUnavailableError: The sandbox could not be set up; the message has its words and the fix.
+        """
+        try:
+            self.began = self.began if began is None else began
+            self.limits = program.limits
+            self.outputs = (_Stream(self.limits.output), _Stream(self.limits.output))
+            _fill(self.stdin, program.stdin.encode("utf-8", errors="replace"))
+            fcntl.fcntl(self.stdin, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+            _fill(self.job, program.payload(self.launch))
+            with suppress(BrokenPipeError):  # it has failed: its words are read below
+                os.write(self.go, b"1")
+            self._follow(stop)
+        finally:
+            self.close()
+        return self._result()
+
+    def close(self) -> None:
+        """Kill what is left, and wait until the sandbox's first process, and so all of them, are gone."""
+        process, self.process = self.process, None
+        try:
+            if process is not None:
+                self._kill_all(process)
+        finally:
+            while self._open:
+                os.close(self._open.pop())
+
+    def _start(self) -> None:
         """Start the process; what is open in this one stays here, but for what is named."""
         self.ready_end, ready = self._pipe()
         self.info_end, info = self._pipe()
-        payload = self._memory(self.job.payload(ready))
-        passed = [payload, ready, info]
-        seccomp = -1
-        if self.job.filter is not None:
-            seccomp = self._memory(self.job.filter)
-            passed.append(seccomp)
-        try:
-            self.process = subprocess.Popen(  # type: ignore[call-overload]
-                self.job.command(payload, info, seccomp),
-                stdin=self._memory(self.job.stdin),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=passed,
-                env={},
-                start_new_session=True,
-                **self.job.options,
-            )
-        except OSError as error:
-            raise SandboxError(f"The sandbox cannot start a process: {error}.") from error
-        for descriptor in (ready, info):
-            os.close(descriptor)
+        go, self.go = self._pipe()
+        self.stdin, self.job, seccomp = self._memory(), self._memory(), self._memory()
+        _fill(seccomp, self.launch.filter)
+        inherited = Descriptors(job=self.job, go=go, ready=ready, info=info, seccomp=seccomp)
+        self.process = subprocess.Popen(
+            self.launch.command(inherited),
+            stdin=self.stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(self.job, go, ready, info, seccomp),
+            env={},
+            start_new_session=True,
+            **self.launch.options,  # type: ignore[arg-type]
+        )
+        for descriptor in (go, ready, info):
+            self._close(descriptor)
 
-    def follow(self, stop: int) -> None:
+    def _follow(self, stop: int) -> None:
         """Read and watch until the program has ended or is over a limit."""
         process = self.process
         assert process is not None
@@ -137,7 +140,7 @@ class _Run:
         out, error = process.stdout.fileno(), process.stderr.fileno()
         with selectors.DefaultSelector() as selector:
             handle = os.pidfd_open(process.pid)
-            self.stack.callback(os.close, handle)
+            self._open.add(handle)
             sources = {
                 out: lambda: self._read(out, 0),
                 error: lambda: self._read(error, 1),
@@ -161,33 +164,30 @@ class _Run:
                     looked = now
                     self._look(now)
 
-    def end(self) -> None:
-        """Kill what is left, and wait until the sandbox's first process, and so all of them, are gone."""
-        if self.process is None:
-            return
-        if self.job.confined:
+    def _kill_all(self, process: subprocess.Popen[bytes]) -> None:
+        if self.launch.confined:
             self._await_first()
             if self.first_handle is not None:
                 with suppress(ProcessLookupError):
                     signal.pidfd_send_signal(self.first_handle, signal.SIGKILL)
-            self.process.kill()
+            process.kill()
         else:
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(_END_SECONDS)
+                os.killpg(process.pid, signal.SIGKILL)
+        self.exit_code = process.wait(_END_SECONDS)
         if self.first_handle is not None:
             with selectors.DefaultSelector() as selector:
                 selector.register(self.first_handle, selectors.EVENT_READ)
                 selector.select(_END_SECONDS)
-        for stream in (self.process.stdout, self.process.stderr):
+            with suppress(ChildProcessError):  # it is this process's child where that is a container's first
+                os.waitid(os.P_PIDFD, self.first_handle, os.WEXITED | os.WNOHANG)
+        for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
 
-    def result(self) -> SandboxResult:
-        """Return what came of it."""
-        assert self.process is not None
+    def _result(self) -> SandboxResult:
         out, error = (stream.text() for stream in self.outputs)
-        code: int | None = self.process.returncode if self.ended is not None and self.reason is None else None
+        code: int | None = self.exit_code if self.ended is not None and self.reason is None else None
         now = time.monotonic()
         if self.ready is None and self.reason is not Reason.KILLED:
             raise SandboxUnavailableError(f"The sandbox could not be set up: {explain(error)}")
@@ -202,7 +202,7 @@ class _Run:
             start_seconds=(self.ready or now) - self.began,
             stdout_cut=self.outputs[0].cut,
             stderr_cut=self.outputs[1].cut,
-            confined=self.job.confined,
+            confined=self.launch.confined,
         )
 
     # --- what can happen; each returns whether its source goes on ---
@@ -243,7 +243,7 @@ class _Run:
         self.first = first
         with suppress(ProcessLookupError):
             self.first_handle = os.pidfd_open(first)
-            self.stack.callback(os.close, self.first_handle)
+            self._open.add(self.first_handle)
         return False
 
     def _has_ended(self) -> bool:
@@ -253,11 +253,11 @@ class _Run:
         return False
 
     def _look(self, now: float) -> None:
-        limit, since = (START_SECONDS, self.began) if self.ready is None else (self.job.limits.seconds, self.ready)
+        limit, since = (START_SECONDS, self.began) if self.ready is None else (self.limits.seconds, self.ready)
         if now - since > limit and self.ended is None:
             self._kill(Reason.TIMEOUT)
         elif self.first is not None and self.ready is not None and self.ended is None:
-            reason = over(self.first, self.job.limits, self.job.folder)
+            reason = over(self.first, self.limits, self.launch.folder)
             if reason is not None:
                 self._kill(reason)
 
@@ -265,19 +265,28 @@ class _Run:
         self.reason = self.reason or reason
         return False
 
-    def _pipe(self) -> tuple[int, int]:
-        mine, theirs = os.pipe()
-        self.stack.callback(os.close, mine)
-        return mine, theirs
+    # --- descriptors, closed at the latest with the sandbox ---
 
-    def _memory(self, content: bytes) -> int:
-        """Return a descriptor of a file in memory, at its beginning."""
-        descriptor = os.memfd_create("toolorch")
-        self.stack.callback(os.close, descriptor)
-        with open(descriptor, "wb", closefd=False) as stream:
-            stream.write(content)
-        os.lseek(descriptor, 0, os.SEEK_SET)
+    def _pipe(self) -> tuple[int, int]:
+        ends = os.pipe()
+        self._open.update(ends)
+        return ends
+
+    def _memory(self) -> int:
+        descriptor = os.memfd_create("toolorch", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self._open.add(descriptor)
         return descriptor
+
+    def _close(self, descriptor: int) -> None:
+        self._open.remove(descriptor)
+        os.close(descriptor)
+
+
+def _fill(descriptor: int, content: bytes) -> None:
+    """Write a file in memory and go back to its beginning, which all who have inherited it share."""
+    with open(descriptor, "wb", closefd=False) as stream:
+        stream.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
 
 
 def _reason_of(code: int | None, error: str) -> Reason | None:

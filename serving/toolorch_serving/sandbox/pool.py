@@ -1,0 +1,70 @@
+"""Sandboxes that are started before they are needed."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from contextlib import suppress
+
+from toolorch_serving.sandbox.errors import SandboxError
+from toolorch_serving.sandbox.job import Launch
+from toolorch_serving.sandbox.process import SandboxProcess
+
+
+class WarmPool:
+    """Keeps sandboxes ready; each is used once.
+
+    A thread of its own starts them, since a sandbox dies with the thread that started it.
+
+    Args:
+        launch: How they are started.
+        size: How many wait.
+    """
+
+    def __init__(self, launch: Launch, size: int) -> None:
+        self.launch = launch
+        self._size = size
+        self._waiting: deque[SandboxProcess] = deque()
+        self._wanted = threading.Event()
+        self._wanted.set()
+        self._closed = threading.Event()
+        # The thread holds what it needs and not the pool, so that a pool that nobody has any more ends it.
+        state = (launch, size, self._waiting, self._wanted, self._closed)
+        threading.Thread(target=_keep, args=state, name="toolorch-sandbox-pool", daemon=True).start()
+        self.close = weakref.finalize(self, _close, self._waiting, self._wanted, self._closed)
+
+    def take(self) -> SandboxProcess | None:
+        """Return a sandbox that waits, or None where there is none just now."""
+        try:
+            return self._waiting.popleft()
+        except IndexError:
+            return None
+        finally:
+            self._wanted.set()
+
+
+def _keep(
+    launch: Launch,
+    size: int,
+    waiting: deque[SandboxProcess],
+    wanted: threading.Event,
+    closed: threading.Event,
+) -> None:
+    while wanted.wait() and not closed.is_set():
+        wanted.clear()
+        with suppress(SandboxError):  # a run that finds none waiting starts its own, and says what is wrong
+            while len(waiting) < size and not closed.is_set():
+                waiting.append(SandboxProcess(launch))
+    while waiting:
+        waiting.popleft().close()
+
+
+def _close(waiting: deque[SandboxProcess], wanted: threading.Event, closed: threading.Event) -> None:
+    closed.set()
+    wanted.set()
+    while True:
+        try:
+            waiting.popleft().close()
+        except IndexError:
+            return
