@@ -1,0 +1,251 @@
+// What goes with a question: preferences, a budget, and which tools and specialists may be used.
+
+import { get } from "./api.js";
+import { fill, freshId, h } from "./dom.js";
+import { dollars } from "./format.js";
+import { problem } from "./problem.js";
+import { options as kept } from "./session.js";
+
+const PREFERENCES = [
+  { key: "quality", label: "Quality", start: 1 },
+  { key: "cost", label: "Low cost", start: 0 },
+  { key: "latency", label: "Speed", start: 0 },
+];
+const LIMITS = [
+  { key: "dollars", label: "Dollars", step: "any", mode: "decimal" },
+  { key: "turns", label: "Turns", step: "1", mode: "numeric" },
+  { key: "seconds", label: "Seconds", step: "any", mode: "decimal" },
+];
+const USES = { allowed: "May use", preferred: "Prefer", forbidden: "Never" };
+
+/** The panel of choices. `body()` gives them as fields of a request; what is left alone is left to the gateway. */
+export function optionsPanel() {
+  const state = { preferences: null, budget: {}, uses: {}, orchestrator: "", ...kept.get() };
+  const save = () => kept.set(state);
+  const catalogue = h("div", {});
+  const limits = limitFields(state, save);
+  const draw = () => drawCatalogue(catalogue, state, save);
+  const element = h(
+    "aside",
+    { class: "options", "aria-label": "Choices for the next question" },
+    section("Preferences", sliders(state, save)),
+    section("Budget", limits.element),
+    section("Tools and specialists", [orchestratorChoice(state, save, draw), catalogue]),
+  );
+  draw();
+  return { element, body: () => requestFields(state), valid: limits.valid };
+}
+
+function requestFields({ preferences, budget, uses, orchestrator }) {
+  const chosen = (use) => Object.keys(uses).filter((name) => uses[name] === use);
+  const body = {};
+  if (orchestrator) body.orchestrator = orchestrator;
+  if (preferences) body.preferences = preferences;
+  if (Object.keys(budget).length) body.budget = budget;
+  if (chosen("forbidden").length) body.forbidden = chosen("forbidden");
+  if (chosen("preferred").length) body.preferred = chosen("preferred");
+  return structuredClone(body);
+}
+
+// Open on wide screens; on a phone the conversation comes first.
+function section(title, content) {
+  const wide = matchMedia("(min-width: 60rem)").matches;
+  return h("details", { class: "panel", open: wide }, h("summary", {}, h("h2", {}, title)), content);
+}
+
+function sliders(state, save) {
+  const reset = h("button", { type: "button", class: "quiet small" }, "Use the gateway's own");
+  const note = h("p", { class: "fine" });
+  const rows = PREFERENCES.map(({ key, label, start }) => {
+    const id = freshId(key);
+    const output = h("output", { for: id });
+    const input = h("input", {
+      id,
+      type: "range",
+      min: 0,
+      max: 1,
+      step: 0.05,
+      value: state.preferences?.[key] ?? start,
+    });
+    const show = () => {
+      output.textContent = `${input.value} · ${level(Number(input.value))}`;
+      input.setAttribute("aria-valuetext", `${input.value}, matters ${level(Number(input.value))}`);
+    };
+    const change = () => {
+      state.preferences = Object.fromEntries(rows.map((row) => [row.key, Number(row.input.value)]));
+      show();
+      noted();
+      save();
+    };
+    input.addEventListener("input", change);
+    show();
+    return {
+      key,
+      input,
+      start,
+      show,
+      element: h("div", { class: "slider" }, h("label", { for: id }, label), output, input),
+    };
+  });
+  const noted = () => {
+    note.textContent = state.preferences
+      ? "Sent with the next question."
+      : "Left alone: the gateway's own preferences apply.";
+    reset.hidden = !state.preferences;
+  };
+  reset.addEventListener("click", () => {
+    state.preferences = null;
+    for (const row of rows) {
+      row.input.value = row.start;
+      row.show();
+    }
+    noted();
+    save();
+    rows[0].input.focus();
+  });
+  noted();
+  return [rows.map((row) => row.element), note, reset];
+}
+
+// The words in which the policy reads a weight (toolorch_integrations/preferences.py).
+function level(value) {
+  if (value <= 0) return "not at all";
+  if (value < 0.34) return "a little";
+  return value < 0.67 ? "much" : "most of all";
+}
+
+function limitFields(state, save) {
+  const inputs = [];
+  const rows = LIMITS.map(({ key, label, step, mode }) => {
+    const id = freshId(key);
+    const input = h("input", {
+      id,
+      type: "number",
+      min: 0,
+      step,
+      inputmode: mode,
+      placeholder: "no limit",
+      value: state.budget[key] ?? null,
+    });
+    input.addEventListener("input", () => {
+      if (input.value === "") delete state.budget[key];
+      else if (input.validity.valid) state.budget[key] = input.valueAsNumber;
+      save();
+    });
+    inputs.push(input);
+    return h("div", { class: "limit-field" }, h("label", { for: id }, label), input);
+  });
+  const note = "The run answers with what it has when a limit is reached.";
+  return {
+    element: [h("div", { class: "limits" }, rows), h("p", { class: "fine" }, note)],
+    valid: () => inputs.every((input) => input.validity.valid || (openAround(input), input.reportValidity())),
+  };
+}
+
+function openAround(input) {
+  input.closest("details").open = true;
+}
+
+// Shown only where there is a choice.
+function orchestratorChoice(state, save, onChange) {
+  const place = h("div", { class: "orchestrator" });
+  get("v1/models").then(
+    ({ data }) => {
+      const names = data.filter((model) => model.owned_by === "toolorch").map((model) => model.id);
+      const chosen = names.length < 2 ? "" : preferred(names, state.orchestrator);
+      if (chosen !== state.orchestrator) {
+        state.orchestrator = chosen;
+        onChange();
+      }
+      if (!chosen) return;
+      const id = freshId("orchestrator");
+      const select = h(
+        "select",
+        { id },
+        names.map((name) => h("option", { value: name, selected: name === state.orchestrator }, name)),
+      );
+      select.addEventListener("change", () => {
+        state.orchestrator = select.value;
+        save();
+        onChange();
+      });
+      fill(place, h("label", { for: id }, "Orchestrator"), select);
+    },
+    () => {}, // the catalogue, which is read from the same gateway, reports what is wrong
+  );
+  return place;
+}
+
+// The one that was chosen before, or the one that the gateway takes when none is named.
+function preferred(names, before) {
+  return [before, "orchestrator"].find((name) => names.includes(name)) ?? names[0];
+}
+
+async function drawCatalogue(place, state, save) {
+  fill(place, h("p", { class: "fine" }, "Loading the catalogue …"));
+  try {
+    const { data } = await get("v1/catalog", { orchestrator: state.orchestrator });
+    const names = new Set(data.map((entry) => entry.name));
+    state.uses = Object.fromEntries(Object.entries(state.uses).filter(([name]) => names.has(name)));
+    if (data.length)
+      fill(
+        place,
+        h(
+          "ul",
+          { class: "entries" },
+          data.map((entry) => entryRow(entry, state, save)),
+        ),
+      );
+    else fill(place, h("p", { class: "fine" }, "This orchestrator has no tools and no specialists: it only answers."));
+  } catch (error) {
+    fill(
+      place,
+      problem(error, () => drawCatalogue(place, state, save)),
+    );
+  }
+}
+
+function entryRow(entry, state, save) {
+  const id = freshId("use");
+  const about = freshId("about");
+  const select = h(
+    "select",
+    { id, "aria-describedby": about },
+    Object.entries(USES).map(([use, label]) =>
+      h("option", { value: use, selected: state.uses[entry.name] === use }, label),
+    ),
+  );
+  select.addEventListener("change", () => {
+    state.uses[entry.name] = select.value;
+    if (select.value === "allowed") delete state.uses[entry.name];
+    save();
+  });
+  const facts = [
+    entry.kind,
+    price(entry.price),
+    entry.latency ? `about ${entry.latency} s` : "",
+    entry.destructive && "asks you first",
+  ];
+  return h(
+    "li",
+    { class: "entry" },
+    h("label", { for: id }, entry.name),
+    select,
+    h(
+      "p",
+      { id: about, class: "fine" },
+      entry.description,
+      entry.description && h("br"),
+      facts.filter(Boolean).join(" · "),
+    ),
+  );
+}
+
+function price(value) {
+  if (!value) return "free";
+  const parts = [];
+  if (value.input || value.output)
+    parts.push(`${dollars(value.input)} in, ${dollars(value.output)} out per million tokens`);
+  if (value.call) parts.push(`${dollars(value.call)} a call`);
+  return parts.join(", ") || "free";
+}
