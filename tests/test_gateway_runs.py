@@ -1,0 +1,271 @@
+"""Orchestrators of both frameworks as runners of the gateway: progress, conversations, approvals, ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.gateway_runs import DELETE_TWO, FACES, Held, Shop, ask, ended, events_of, runner_for
+from toolorch_integrations import Budget, CatalogFilter, Preferences
+from toolorch_integrations.capture import capture
+from toolorch_integrations.events import TraceStatus
+from toolorch_integrations.store import TraceStore
+from toolorch_integrations.testing import Reply, ScriptedPolicy
+from toolorch_serving.gateway.errors import ConflictError, GatewayError, NotFoundError
+from toolorch_serving.gateway.runner import stricter
+from toolorch_serving.gateway.threads import Threads
+
+EXPERT = Reply(calls=[("expert", {"task": "Think."})])
+
+
+@pytest.fixture(params=FACES)
+def face(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@contextmanager
+def shop_of(face: str, script: Any, expert: Any = ("Expert's word.",), **options: Any) -> Iterator[SimpleNamespace]:
+    shop = Shop()
+    with ScriptedPolicy(script) as policy, ScriptedPolicy(expert, model="expert") as experts:
+        runner = runner_for(face, policy, experts, shop, **options)
+        yield SimpleNamespace(runner=runner, policy=policy, experts=experts, shop=shop)
+
+
+async def test_progress_comes_as_it_happens_and_the_end_says_all(face: str, tmp_path: Path) -> None:
+    script = [Reply("Looking.", calls=[("look", {"number": 1})]), EXPERT, "Done."]
+    with TraceStore.open(tmp_path / "t.db") as store, capture(store, everywhere=True) as session:
+        with shop_of(face, script) as one:
+            stream = one.runner.run(ask())
+            events = await events_of(stream)
+            assert [event["type"] for event in events] == [
+                "turn", "call_started", "call_ended", "turn", "call_started", "call_ended", "turn", "ended",
+            ]  # fmt: skip
+            end = events[-1]
+            assert (end["status"], end["answer"], end["policy_version"]) == ("answered", "Done.", "scripted")
+            assert end["ledger"]["turns"] == 3
+            assert end["ledger"]["calls"] == {"look": 1, "expert": 1}
+            assert end["ledger"]["dollars"] > 0.01
+            assert end["ledger"]["dollars"] == pytest.approx(stream.dollars)
+            assert [entry.name for entry in one.runner.catalog()] == ["delete_order", "look", "expert"]
+        session.flush()
+        (trace,) = store.full_traces()
+    assert trace.id == end["trace_id"] == stream.trace_id
+    assert trace.thread_id == end["thread_id"] == stream.thread_id
+    assert (trace.status, trace.answer, trace.request) == (TraceStatus.ANSWERED, "Done.", "Clean up.")
+
+
+async def test_the_end_is_with_the_recorder_before_the_last_event(face: str, tmp_path: Path) -> None:
+    with TraceStore.open(tmp_path / "t.db") as store, capture(store, everywhere=True) as session:
+        with shop_of(face, ["Done."]) as one:
+            async for event in one.runner.run(ask()):
+                if event["type"] == "ended":
+                    session.flush()  # blocks the event loop: nothing more can be said by the run
+                    assert store.find(event["trace_id"]).status is TraceStatus.ANSWERED
+
+
+async def test_a_request_has_preferences_budget_changes_and_sampling_of_its_own(face: str) -> None:
+    with shop_of(face, [Reply(calls=[("peek", {"number": 1})]), "Done."]) as one:
+        request = ask(
+            preferences=Preferences(cost=1.0),
+            budget=Budget(turns=3, dollars=0.5),
+            changes=CatalogFilter(deny=frozenset({"expert"}), aliases={"look": "peek"}),
+            sampling={"temperature": 0.3, "max_tokens": 77, "seed": 5},
+        )
+        assert (await ended(one.runner.run(request)))["ledger"]["calls"] == {"look": 1}
+        sent = one.policy.requests[0]
+    assert [sent["temperature"], sent["max_tokens"], sent["seed"]] == [0.3, 77, 5]
+    assert [tool["function"]["name"] for tool in sent["tools"]] == ["delete_order", "peek"]
+    system = sent["messages"][0]["content"]
+    assert "low cost matters most of all" in system
+    assert "3 turns, $0.5" in system
+
+
+async def test_a_conversation_goes_on_with_its_new_messages_only(face: str) -> None:
+    with shop_of(face, lambda request: f"Answer to {request['messages'][-1]['content']}") as one:
+        first = await ended(one.runner.run(ask("One.")))
+        again = ask("Two.", thread_id=first["thread_id"])
+        await ended(one.runner.run(again))
+        history = [
+            {"role": "user", "content": "One."},
+            {"role": "assistant", "content": "Answer to One."},
+            {"role": "user", "content": "Two."},
+            {"role": "assistant", "content": "Answer to Two."},
+            {"role": "user", "content": "Three."},
+        ]
+        whole = ask(thread_id=first["thread_id"])
+        await ended(one.runner.run(type(whole)(messages=history, owner="me", thread_id=first["thread_id"])))
+        fresh = await ended(one.runner.run(type(whole)(messages=history[:3], owner="me")))
+        sent = [[m["content"] for m in r["messages"] if m["role"] != "system"] for r in one.policy.requests]
+    assert sent[1] == ["One.", "Answer to One.", "Two."]
+    assert sent[2] == ["One.", "Answer to One.", "Two.", "Answer to Two.", "Three."]
+    assert sent[3] == sent[1]
+    assert fresh["thread_id"] != first["thread_id"]
+
+
+@pytest.mark.parametrize("yes", [[True, True], [False, False], [True, False]])
+async def test_approvals(face: str, yes: list[bool], tmp_path: Path) -> None:
+    with TraceStore.open(tmp_path / "t.db") as store, capture(store, everywhere=True) as session:
+        with shop_of(face, [DELETE_TWO, "Done."]) as one:
+            waiting = await ended(one.runner.run(ask(sampling={"temperature": 0.2})))
+            assert (waiting["status"], one.shop.done) == ("interrupted", [])
+            assert [item["arguments"] for item in waiting["confirmations"]] == [{"number": 1}, {"number": 2}]
+            assert {item["tool"] for item in waiting["confirmations"]} == {"delete_order"}
+            session.flush()
+            assert store.find(waiting["trace_id"]).status is TraceStatus.INTERRUPTED
+            ids = [item["call_id"] for item in waiting["confirmations"]]
+            decisions = dict(zip(ids, yes, strict=True))
+            stream = one.runner.run(ask("", thread_id=waiting["thread_id"], decisions=decisions))
+            events = await events_of(stream)
+            end = events[-1]
+            assert (end["status"], end["answer"], end["trace_id"]) == ("answered", "Done.", waiting["trace_id"])
+            assert one.policy.requests[1]["temperature"] == 0.2
+        session.flush()
+        (trace,) = store.full_traces()
+    assert sorted(one.shop.done) == sorted(
+        ["look 1", *(f"delete {n}" for n, ok in zip((1, 2), yes, strict=True) if ok)]
+    )
+    refused = [event for event in events if event["type"] == "call_ended" and event["status"] == "refused"]
+    assert [event["call_id"] for event in refused] == [call_id for call_id, ok in decisions.items() if not ok]
+    assert stream.dollars == pytest.approx(end["ledger"]["dollars"] - waiting["ledger"]["dollars"])
+    assert trace.status is TraceStatus.ANSWERED
+    assert trace.totals.turns == 2
+
+
+async def test_decisions_that_do_not_fit_are_refused(face: str) -> None:
+    with shop_of(face, [DELETE_TWO, "Done."]) as one:
+        with pytest.raises(NotFoundError, match="not known here"):
+            one.runner.run(ask(thread_id="nobody", decisions={}))
+        waiting = await ended(one.runner.run(ask()))
+        thread, (first, second) = waiting["thread_id"], [item["call_id"] for item in waiting["confirmations"]]
+        with pytest.raises(GatewayError, match=f"'{second}' is missing"):
+            one.runner.run(ask(thread_id=thread, decisions={first: True}))
+        with pytest.raises(GatewayError, match="'other' is none of them") as error:
+            one.runner.run(ask(thread_id=thread, decisions={first: True, second: True, "other": True}))
+        assert error.value.param == "decisions.other"
+        with pytest.raises(ConflictError, match="waits for decisions"):
+            one.runner.run(ask("Something else.", thread_id=thread))
+        with pytest.raises(ConflictError, match="another caller"):
+            one.runner.run(type(ask())(owner="you", thread_id=thread, decisions={first: True, second: True}))
+        done = await ended(one.runner.run(ask(thread_id=thread, decisions={first: True, second: True})))
+        assert done["status"] == "answered"
+        with pytest.raises(ConflictError, match="waits for no decision"):
+            one.runner.run(ask(thread_id=thread, decisions={first: True}))
+
+
+async def test_a_run_that_is_closed_stops_spending_in_the_middle_of_a_call(face: str, tmp_path: Path) -> None:
+    held = Held()
+    with TraceStore.open(tmp_path / "t.db") as store, capture(store, everywhere=True) as session:
+        with shop_of(face, [EXPERT, EXPERT, "Done."], held) as one:
+            stream = one.runner.run(ask())
+            async for event in stream:
+                if event["type"] == "call_started":
+                    break
+            await held.begun()
+            await stream.aclose()
+            held.let_go.set()
+            await asyncio.sleep(0.1)
+            assert stream.ended is not None
+            assert stream.ended["status"] == "cancelled"
+            assert stream.ended["ledger"]["turns"] == 1
+            assert (len(one.policy.requests), len(one.experts.requests)) == (1, 1)
+            session.flush()
+            trace = store.find(stream.trace_id)
+            assert (trace.status, trace.error) == (TraceStatus.ERROR, "cancelled: the client disconnected")
+            # The conversation is as it was before, and goes on.
+            end = await ended(one.runner.run(ask("Once more.", thread_id=stream.thread_id)))
+            assert end["status"] == "answered"
+            assert [m["content"] for m in one.policy.requests[1]["messages"] if m["role"] == "user"] == ["Once more."]
+
+
+async def test_a_run_that_is_never_begun_leaves_nothing_behind(face: str) -> None:
+    with shop_of(face, ["Done."]) as one:
+        stream = one.runner.run(ask())
+        with pytest.raises(ConflictError, match="under way"):
+            one.runner.run(ask(thread_id=stream.thread_id))
+        await stream.aclose()
+        assert (await ended(one.runner.run(ask(thread_id=stream.thread_id))))["status"] == "answered"
+    assert len(one.policy.requests) == 1
+
+
+async def test_conversations_run_side_by_side(face: str) -> None:
+    held = Held()
+
+    def script(request: Any) -> Any:
+        slow = any(m["content"] == "Slow." for m in request["messages"])
+        return EXPERT if slow and request["messages"][-1]["role"] == "user" else "Done."
+
+    with shop_of(face, script, held) as one:
+        slow = asyncio.create_task(ended(one.runner.run(ask("Slow."))))
+        await held.begun()
+        quick = await ended(one.runner.run(ask("Quick.")))
+        assert quick["answer"] == "Done."
+        assert not slow.done()
+        held.let_go.set()
+        assert (await slow)["ledger"]["calls"] == {"expert": 1}
+
+
+async def test_the_budget_ends_a_run_and_a_policy_that_is_down_too(face: str) -> None:
+    with shop_of(face, [Reply(calls=[("look", {"number": 1})])]) as one:
+        end = await ended(one.runner.run(ask(budget=Budget(dollars=0.001))))
+        assert end["status"] == "budget"
+    with shop_of(face, [Reply("no tool choice for you", status=400)]) as one:
+        end = await ended(one.runner.run(ask()))
+    assert end["status"] == "error"
+    assert end["error"]["code"] == "no_function_calling"
+    assert end["error"]["status"] == 502
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"messages": []}, "end with a message of the user"),
+        ({"messages": [{"role": "user", "content": "  "}]}, "empty"),
+        ({"messages": [{"role": "assistant", "content": "Hm."}]}, "end with a message of the user"),
+        ({"changes": CatalogFilter(allow=frozenset({"fly"}))}, "'fly'"),
+        ({"preferences": Preferences(tools={"fly": 1.0})}, "'fly'"),
+        ({"thread_id": "x" * 500}, "at most 200"),
+        ({"thread_id": "a\nb"}, "printable"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_at_once(face: str, fields: dict[str, Any], words: str) -> None:
+    with shop_of(face, ["Done."]) as one:
+        request = ask()
+        given = {"messages": request.messages, "owner": "me", **fields}
+        with pytest.raises(GatewayError, match=words):
+            one.runner.run(type(request)(**given))
+        assert one.policy.requests == []
+
+
+async def test_conversations_are_bounded_and_those_that_wait_are_let_go_last(face: str) -> None:
+    threads = Threads(most=3)
+    script = lambda request: DELETE_TWO if request["messages"][-1]["content"] == "Clean up." else "Done."  # noqa: E731
+    with shop_of(face, script, threads=threads) as one:
+        waiting = await ended(one.runner.run(ask()))
+        for number in range(5):
+            await ended(one.runner.run(ask(f"Question {number}.")))
+        assert len(threads) == 3
+        decisions = {item["call_id"]: False for item in waiting["confirmations"]}
+        await ended(one.runner.run(ask(thread_id=waiting["thread_id"], decisions=decisions)))
+
+
+async def test_a_slow_reader_makes_its_run_wait_and_no_other(face: str) -> None:
+    with shop_of(face, [Reply(calls=[("look", {"number": n}) for n in range(60)]), "Done."]) as one:
+        slow = one.runner.run(ask("Slow."))
+        await anext(slow)
+        end = await ended(one.runner.run(ask("Quick.")))
+        assert end["answer"] == "Done."
+        assert slow._queue.qsize() <= 64
+        assert (await ended(slow))["answer"] == "Done."
+
+
+def test_of_two_budgets_the_stricter_holds() -> None:
+    own = Budget(turns=5, dollars=1.0)
+    assert stricter(own, Budget(turns=9)) == Budget(turns=5, dollars=1.0)
+    assert stricter(own, Budget(turns=2, dollars=None)) == Budget(turns=2, dollars=1.0)
+    assert stricter(Budget(), Budget(turns=99, seconds=4)) == Budget(turns=99, seconds=4)
