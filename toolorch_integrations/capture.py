@@ -8,11 +8,15 @@ from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from toolorch_integrations import adapters
 from toolorch_integrations.recorder import Recorder
 from toolorch_integrations.redaction import Redact
 from toolorch_integrations.store import TraceStore
+
+if TYPE_CHECKING:
+    from toolorch_integrations.spool import Spool
 
 
 class CaptureSession:
@@ -92,6 +96,7 @@ def capture(
     redact_token_ids: bool = True,
     everywhere: bool = False,
     timeout: float = 30.0,
+    spool: Spool | str | Path | None = None,
 ) -> CaptureSession:
     """Capture all runs of supported frameworks within a `with` or `async with` block.
 
@@ -106,6 +111,8 @@ def capture(
         everywhere: Capture in the whole process, whatever the context, where no other scope is open. For servers:
             requests are not handled in the context that started the server.
         timeout: Seconds that leaving the block waits for the store at most.
+        spool: Folder in which events wait for the store, so that they survive the process and any outage; see
+            `toolorch_integrations.spool`.
 
     Raises:
         StoreError: The URL is not usable, or the database's driver is not installed.
@@ -115,7 +122,7 @@ def capture(
         ...     agent.invoke({"messages": [("user", "What is 2 + 2?")]})
         >>> session.trace_ids
     """
-    recorder = Recorder(store, app=app, redact=redact, redact_token_ids=redact_token_ids)
+    recorder = Recorder(store, app=app, redact=redact, redact_token_ids=redact_token_ids, spool=spool)
     return CaptureSession(recorder, everywhere, timeout)
 
 

@@ -46,6 +46,7 @@ class OpenTrace:
     nodes_stored: int = 0
     calls_pending: list[TraceCall] = field(default_factory=list)
     snapshots_pending: dict[str, Any] = field(default_factory=dict)
+    runs_pending: list[str] = field(default_factory=list)
     changed: bool = True
     lost: bool = False
     """Part of the graph could not be stored: it is to be read back before anything is added."""
@@ -80,15 +81,19 @@ class Journal:
         if isinstance(event, TraceStarted) and event.resume and event.thread_id:
             found = self._interrupted(event.thread_id)
             if found is not None and event.trace_id not in self._open:
-                self._aliases[event.trace_id] = found
-                while len(self._aliases) > MAX_ALIASES:
-                    self._aliases.popitem(last=False)
+                self._alias(event.trace_id, found)
         key = self.resolve(event.trace_id)
         trace = self._open.get(key)
         if trace is not None and not trace.lost:
             self._open.move_to_end(key)
             return
         loaded = self._load(key)
+        if loaded is None and trace is None and not isinstance(event, TraceStarted):
+            found = self.store.trace_of_run(key)
+            if found is not None:  # A run that a process before this one resumed.
+                self._alias(key, found)
+                self.prepare(event)
+                return
         if trace is None:
             trace = self._open[key] = loaded or OpenTrace(TraceHeader(id=key, owner=self._owner))
         else:
@@ -107,6 +112,8 @@ class Journal:
         match event:
             case TraceStarted():
                 self._start(header, event)
+                if header.id != event.trace_id:
+                    trace.runs_pending.append(event.trace_id)
             case TraceAnnotated():
                 _annotate(trace, event)
             case PolicyCalled():
@@ -137,7 +144,11 @@ class Journal:
         """Return what the store does not have yet."""
         return [
             TraceWrite(
-                trace.header, trace.graph.nodes[trace.nodes_stored :], trace.calls_pending, trace.snapshots_pending
+                trace.header,
+                trace.graph.nodes[trace.nodes_stored :],
+                trace.calls_pending,
+                trace.snapshots_pending,
+                trace.runs_pending,
             )
             for trace in self._open.values()
             if trace.changed and not trace.lost
@@ -148,7 +159,8 @@ class Journal:
         for entry in writes:
             trace = self._open[entry.header.id]
             trace.nodes_stored += len(entry.nodes)
-            trace.calls_pending, trace.snapshots_pending, trace.changed = [], {}, False
+            trace.calls_pending, trace.snapshots_pending, trace.runs_pending = [], {}, []
+            trace.changed = False
             if trace.header.status is not TraceStatus.RUNNING:
                 del self._open[entry.header.id]
         while len(self._open) > MAX_OPEN:
@@ -164,7 +176,7 @@ class Journal:
         for entry in writes:
             trace = self._open[entry.header.id]
             lost = len(entry.nodes) + len(entry.calls)
-            trace.calls_pending, trace.snapshots_pending = [], {}
+            trace.calls_pending, trace.snapshots_pending, trace.runs_pending = [], {}, []
             if not reason:
                 del self._open[entry.header.id]
                 continue
@@ -172,12 +184,21 @@ class Journal:
             if lost:
                 self.count_lost(entry.header.id, {reason: lost})
 
+    def reset(self) -> None:
+        """Forget all open traces: they are read back from the store, which is the truth. Resumed runs stay known."""
+        self._open.clear()
+
     def interrupt_running(self) -> None:
         """Mark the traces in memory that still run as interrupted, as their recorder ends."""
         for trace in self._open.values():
             if trace.header.status is TraceStatus.RUNNING:
                 trace.header.status, trace.header.ended = TraceStatus.INTERRUPTED, time.time()
                 trace.changed = True
+
+    def _alias(self, run_id: str, trace_id: str) -> None:
+        self._aliases[run_id] = trace_id
+        while len(self._aliases) > MAX_ALIASES:
+            self._aliases.popitem(last=False)
 
     def _start(self, header: TraceHeader, event: TraceStarted) -> None:
         if header.id == event.trace_id:

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import atexit
 import os
-import queue
 import sys
 import threading
 import time
 import weakref
 from collections import Counter
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
-from toolorch_integrations.events import Deferred, Event, TraceEnded, TraceStarted
+from toolorch_integrations.decoding import Decoder
+from toolorch_integrations.events import Deferred, EncodedEvents, Event
+from toolorch_integrations.feed import Feed
+from toolorch_integrations.intake import Intake, size_of
 from toolorch_integrations.losses import Losses
-from toolorch_integrations.redaction import Redact, Redactor
+from toolorch_integrations.redaction import Redact
 from toolorch_integrations.store import TraceStore
 from toolorch_integrations.writer import Writer
 
+if TYPE_CHECKING:
+    from toolorch_integrations.spool import Spool
+    from toolorch_integrations.spooled import SpooledFeed
+
 MAX_EVENTS = 10_000
 MAX_BYTES = 256 * 2**20
-BATCH = 256
-"""Events that one transaction takes at most."""
+SPOOL_PATIENCE = 1.0
+"""Seconds for which a write is tried again before the files of a spool take over from the queue."""
 
 _FORK_SECONDS = 5.0
 """How long a fork waits for a write to end."""
-
-_Item: TypeAlias = "tuple[Event | Deferred, int] | threading.Event"
 
 
 class Recorder:
@@ -52,6 +56,7 @@ class Recorder:
         max_events: int = MAX_EVENTS,
         max_bytes: int = MAX_BYTES,
         retry_seconds: float = 30.0,
+        spool: Spool | str | Path | None = None,
     ) -> None:
         """Take a store; it is connected to when the first event comes, on the writer thread.
 
@@ -62,64 +67,82 @@ class Recorder:
             redact_token_ids: Whether the token ids of redacted text are dropped too, as they hold the text.
             max_events: Events that may wait; more are dropped.
             max_bytes: Bytes, roughly, that waiting events may keep alive.
-            retry_seconds: How long one batch is tried again while the store is locked, full or down.
+            retry_seconds: How long one batch is tried again while the store is locked, full or down; then it is
+                dropped. With a spool nothing is dropped.
+            spool: Folder in which events wait for the store, so that they survive the process and any outage; what
+                dead processes have left there is delivered. See `toolorch_integrations.spool`.
 
         Raises:
-            StoreError: The URL is not usable, or the database's driver is not installed.
+            StoreError: The URL is not usable, the database's driver is not installed, or the folder cannot be made.
         """
         self.store = store if isinstance(store, TraceStore) else TraceStore(store)
         self._owns_store = not isinstance(store, TraceStore)
         self._app = app
-        self._redactor = None if redact is None else Redactor(redact, token_ids=redact_token_ids)
+        self._redact = redact
+        self._redact_token_ids = redact_token_ids
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._retry_seconds = retry_seconds
+        self._spool = spool
         self._forked = False
         self._reset()
         _recorders.add(self)
+        if self._feed.has_work:
+            with self._intake.lock:
+                self._start()
 
     def _reset(self) -> None:
-        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
-        self._waiting = 0
-        self._bytes = 0
-        self._closed = False
-        self._losses = Losses()
-        self._writer = Writer(self.store, self._losses, self._app, self._redactor, self._retry_seconds)
+        self._losses = losses = Losses()
+        decoder = Decoder(losses, self._redact, redact_token_ids=self._redact_token_ids)
+        self._intake: Intake
+        self._feed: Feed | SpooledFeed
+        if self._spool is None:
+            self._writer = Writer(self.store, losses, self._app, self._retry_seconds)
+            self._intake = Intake(losses, self._max_events, self._max_bytes)
+            self._feed = Feed(self._intake, self._writer, decoder)
+        else:
+            from toolorch_integrations.spooled import spooled  # Needs orjson, which not every app has.
+
+            self._writer = Writer(self.store, losses, self._app, min(self._retry_seconds, SPOOL_PATIENCE))
+            self._intake, self._feed = spooled(
+                self._spool, self._writer, decoder, losses, self._app, self._max_events, self._max_bytes
+            )
 
     @property
     def dropped(self) -> Counter[str]:
         """How many events were lost, by reason.
 
         "overflow": the queue was full. "store": it could not be written. "decode": a callable or an event was faulty.
-        "redaction": messages whose hook failed. "closed": put after `close`.
+        "redaction": messages whose hook failed. "closed": put after `close`. "spool": its files have all the bytes that
+        they may have, or the disk is full, while the store is down.
         """
         return self._losses.dropped
 
-    def put(self, event: Event | Deferred, *, trace_id: str = "", size: int | None = None) -> None:
+    def put(
+        self,
+        event: Event | EncodedEvents | Deferred,
+        *,
+        trace_id: str = "",
+        size: int | None = None,
+        durable: bool = False,
+    ) -> None:
         """Hand over an event, or a callable that returns events; never blocks and never raises.
+
+        With a spool, an event is in a file when this returns. What a callable returns is so a little later, unless
+        it is to be durable; the same holds for everything where a redaction hook must see it first.
 
         Args:
             event: What happened.
             trace_id: The trace of a callable's events, for the count of lost ones in its metadata.
             size: Roughly how many bytes a callable keeps alive, for the bound of the queue.
+            durable: Call a callable, and the redaction hook, at once on this thread: only with a spool.
         """
-        if size is None:
-            try:
-                size = 1000 if callable(event) else event.size()
-            except Exception:  # A faulty event is for the writer to count.
-                size = 1000
-        with self._lock:
-            if self._closed:
-                self._losses.count("closed", trace_id or getattr(event, "trace_id", ""))
-            elif self._overflows(event, size):
-                self._losses.count("overflow", trace_id or getattr(event, "trace_id", ""))
-            else:
-                self._waiting += 1
-                self._bytes += size
-                self._queue.put((event, size))
-                if self._thread is None:
+        size = size_of(event) if size is None else size
+        self._intake.put(event, trace_id, size, durable)
+        if self._thread is None and not self._intake.closed:
+            with self._intake.lock:
+                if self._thread is None and not self._intake.closed:
                     self._start()
         self._losses.warn()
 
@@ -132,12 +155,10 @@ class Recorder:
         Returns:
             False when the time ran out.
         """
-        with self._lock:
-            done = threading.Event()
+        with self._intake.lock:
+            done = self._intake.flush()
             if self._thread is None:
                 done.set()
-            else:
-                self._queue.put(done)
         finished = done.wait(timeout)
         self._losses.warn()
         return finished
@@ -146,39 +167,34 @@ class Recorder:
         """Flush, mark traces that still run as interrupted, and end the writer thread.
 
         Args:
-            timeout: Seconds; what is not stored by then is dropped. None waits for ever.
+            timeout: Seconds; what is not stored by then is dropped, or stays in the spool. None waits for ever.
 
         Returns:
             False when the time ran out.
         """
-        with self._lock:
+        with self._intake.lock:
             thread, self._thread = self._thread, None
-            already, self._closed = self._closed, True
+            already, self._intake.closed = self._intake.closed, True
             if timeout is not None:
                 self._writer.deadline = time.monotonic() + timeout
             if thread is not None:
-                self._queue.put(_END)
+                self._intake.flush(ends=True)
         if thread is not None:
             thread.join(timeout)
-        finished = thread is None or not thread.is_alive()
-        if self._owns_store and finished and not already:
+        ended = thread is None or not thread.is_alive()
+        if self._owns_store and ended and not already:
             self.store.close()
         _recorders.discard(self)
         self._losses.warn()
-        return finished
+        return thread is None or self._feed.complete
 
     @property
     def trace_ids(self) -> list[str]:
         """Ids of the newest traces that were written, oldest first; a resumed trace counts under its own id."""
         return list(self._writer.trace_ids)
 
-    def _overflows(self, event: Event | Deferred, size: int) -> bool:
-        # How a run began and ended is small and worth more than its middle.
-        factor = 2 if isinstance(event, TraceStarted | TraceEnded) else 1
-        return self._waiting >= factor * self._max_events or self._bytes + size > factor * self._max_bytes
-
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="toolorch-recorder", daemon=True)
+        self._thread = threading.Thread(target=self._feed.run, name="toolorch-recorder", daemon=True)
         try:
             self._thread.start()
         except RuntimeError:  # The interpreter is shutting down, or has no more threads.
@@ -188,42 +204,14 @@ class Recorder:
             # Its children end without atexit handlers, and forget what was registered before they began.
             multiprocessing.Finalize(self, self.close, exitpriority=10)
 
-    def _run(self) -> None:
-        ended = False
-        while not ended:
-            batch: list[Event | Deferred] = []
-            flushes: list[threading.Event] = []
-            item = self._queue.get()
-            while True:
-                if isinstance(item, threading.Event):
-                    flushes.append(item)
-                    ended = item is _END
-                    break
-                batch.append(item[0])
-                with self._lock:
-                    self._waiting -= 1
-                    self._bytes -= item[1]
-                if len(batch) == BATCH:
-                    break
-                try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-            self._writer.process(batch)
-            if ended:
-                self._writer.finish()
-            for done in flushes:
-                if done is not _END:
-                    done.set()
-
     def _after_fork(self) -> None:
         """In a forked child: nothing of the parent's queue, thread and connections is touched."""
+        self._feed.after_fork()
         self.store.after_fork()
         self._reset()
         self._forked = True
 
 
-_END = threading.Event()
 _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
 
 

@@ -9,13 +9,13 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from toolorch_integrations.errors import StoreError
 from toolorch_integrations.owner import Owner
-from toolorch_integrations.spool.lane import Lane, LaneReader, segments_of
+from toolorch_integrations.spool.lane import Lane, LaneReader, Segment, segments_of
 from toolorch_integrations.spool.reader import SpoolReader
 
 LANES = ("put", "decoded")
@@ -135,11 +135,11 @@ class OwnPart:
 
     def remove(self) -> None:
         """Remove it all: the store has it."""
+        _remove(self._folder)
         self.leave()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def leave(self) -> None:
-        """Close the files and let go of the lock: what is left may be adopted. In a forked child: the parent keeps it."""
+        """Close the files and the lock: what is left may be adopted. A forked child's parent keeps it."""
         for lane in self.lanes:
             lane.close()
         os.close(self._lock)
@@ -160,7 +160,7 @@ class AdoptedPart:
 
     def remove(self) -> None:
         """Remove it all: the store has it."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _remove(self._folder)
         self.leave()
 
     def leave(self) -> None:
@@ -168,13 +168,23 @@ class AdoptedPart:
         os.close(self._lock)
 
 
-def dead_parts(spool: Spool, store_key: str) -> Iterator[AdoptedPart]:
+def dead_parts(spool: Spool, store_key: str, without: Container[str] = ()) -> Iterator[AdoptedPart]:
     """Yield the parts of dead processes, each locked for this one; leave or remove each."""
     for folder in sorted(spool.folder.glob(f"{store_key}-*")):
-        with contextlib.suppress(OSError):
-            part = _adopt(folder)
+        if folder.name not in without:
+            part = None
+            with contextlib.suppress(OSError):  # Its process lives, or another one has adopted it.
+                part = _adopt(folder)
             if part is not None:
                 yield part
+
+
+def _remove(folder: Path) -> None:
+    """Remove a part in one step, as far as others see."""
+    hidden = folder.with_name(f".{folder.name}")
+    with contextlib.suppress(OSError):
+        folder.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _adopt(folder: Path) -> AdoptedPart | None:
@@ -191,6 +201,6 @@ def _adopt(folder: Path) -> AdoptedPart | None:
     return part
 
 
-def _fixed(folder: Path, name: str):  # type: ignore[no-untyped-def]
+def _fixed(folder: Path, name: str) -> Callable[[], list[Segment]]:
     segments = segments_of(folder, name)
     return lambda: segments

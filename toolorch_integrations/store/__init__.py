@@ -1,7 +1,18 @@
 """Trace stores in SQLite and PostgreSQL."""
 
 from toolorch_integrations.store.filters import TraceFilters
+from toolorch_integrations.store.positions import SpoolMovedError, SpoolPosition
 from toolorch_integrations.store.retention import Purged, StoreStats
-from toolorch_integrations.store.store import StoreConflictError, TraceStore, TraceWrite
+from toolorch_integrations.store.store import TraceStore
+from toolorch_integrations.store.writing import StoreConflictError, TraceWrite
 
-__all__ = ["Purged", "StoreConflictError", "StoreStats", "TraceFilters", "TraceStore", "TraceWrite"]
+__all__ = [
+    "Purged",
+    "SpoolMovedError",
+    "SpoolPosition",
+    "StoreConflictError",
+    "StoreStats",
+    "TraceFilters",
+    "TraceStore",
+    "TraceWrite",
+]

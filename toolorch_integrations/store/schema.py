@@ -161,6 +161,24 @@ rewards = Table(
     Index("rewards_trace", "trace_id"),
 )
 
+run_aliases = Table(
+    "run_aliases",
+    metadata,
+    # A run that resumed a trace, and the trace that its events belong to.
+    Column("run_id", Text, primary_key=True),
+    _trace_id(),
+    Index("run_aliases_trace", "trace_id"),
+)
+
+spool_positions = Table(
+    "spool_positions",
+    metadata,
+    Column("spool", Text, primary_key=True),
+    # All events of the spool with numbers up to this one are in the store.
+    Column("position", BigInteger, nullable=False),
+    Column("written", Double, nullable=False),
+)
+
 
 def prepare(connection: Connection, where: str) -> None:
     """Create the tables where there are none, and refuse a store that a newer release wrote.

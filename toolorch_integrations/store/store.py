@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
 
-from sqlalchemy import Connection, Engine, Table, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Engine, Table, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from toolorch_integrations.errors import StoreError
 from toolorch_integrations.events import TraceStatus
-from toolorch_integrations.node import Node
-from toolorch_integrations.plain import storable_json
-from toolorch_integrations.store import rows, schema
+from toolorch_integrations.store import positions, rows, schema, writing
 from toolorch_integrations.store.engine import BUSY_SECONDS, WRITES, display, make_engine, parse_url
 from toolorch_integrations.store.filters import TraceFilters, conditions
 from toolorch_integrations.store.loading import load
+from toolorch_integrations.store.positions import SpoolPosition
 from toolorch_integrations.store.retention import Purged, StoreStats, purge, stats
-from toolorch_integrations.trace import Feedback, Reward, Trace, TraceCall, TraceHeader
+from toolorch_integrations.store.writing import TraceWrite
+from toolorch_integrations.trace import Feedback, Reward, Trace, TraceHeader
 
 PAGE = 50
 """Traces that are read at a time."""
-
-
-@dataclass(slots=True)
-class TraceWrite:
-    """What is to be added to one trace."""
-
-    header: TraceHeader
-    nodes: list[Node] = field(default_factory=list)
-    calls: list[TraceCall] = field(default_factory=list)
-    snapshots: dict[str, Any] = field(default_factory=dict)
-
-
-class StoreConflictError(StoreError):
-    """A trace has been changed by another writer since it was read."""
 
 
 class TraceStore:
@@ -106,6 +91,12 @@ class TraceStore:
         """The SQLite file, or None for PostgreSQL."""
         return Path(self.url.database or "") if self.url.get_backend_name() == "sqlite" else None
 
+    @property
+    def key(self) -> str:
+        """Sixteen hex digits that tell this store from others, whoever connects to it."""
+        where = (self.url.get_backend_name(), self.url.host, self.url.port, self.url.database, dict(self.url.query))
+        return hashlib.sha256(repr(where).encode()).hexdigest()[:16]
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
@@ -130,31 +121,60 @@ class TraceStore:
 
     # Writing
 
-    def write(self, writes: Sequence[TraceWrite]) -> None:
+    def write(self, writes: Sequence[TraceWrite], step: SpoolPosition | None = None) -> None:
         """Add to traces, all in one transaction. Their headers' `revision` counts up when it is done.
 
+        Args:
+            writes: What to add.
+            step: How far the spool that it came from is read with it.
+
         Raises:
+            SpoolMovedError: The store has another part of that spool than the step begins at; nothing was written.
             StoreConflictError: Another writer has added to one of the traces since it was read; nothing was written.
             SQLAlchemyError: Nothing was written.
         """
         with self._writing() as connection:
-            bodies = {key: body for entry in writes for key, body in entry.snapshots.items()}
-            self._upsert(
-                connection,
-                schema.snapshots,
-                [{"hash": key, "body": storable_json(body)} for key, body in sorted(bodies.items())],
-                replace=False,
-            )
-            for entry in sorted(writes, key=lambda entry: entry.header.id):
-                _write_header(connection, entry.header)
-            nodes = [rows.node_row(entry.header.id, node) for entry in writes for node in entry.nodes]
-            if nodes:
-                connection.execute(insert(schema.nodes), nodes)
-            calls = [rows.call_row(entry.header.id, call) for entry in writes for call in entry.calls]
-            if calls:
-                connection.execute(insert(schema.calls), calls)
+            writing.write(connection, writes)
+            if step is not None:
+                positions.take_step(connection, step)
         for entry in writes:
             entry.header.revision += 1
+
+    def write_each(self, writes: Sequence[TraceWrite], step: SpoolPosition | None = None) -> list[TraceWrite]:
+        """Write as `write` does, but leave out the traces that the database refuses; returns those.
+
+        Raises:
+            StoreConflictError: As for `write`.
+            SpoolMovedError: As for `write`.
+            SQLAlchemyError: The database cannot be used now; nothing was written.
+        """
+        with self._writing() as connection:
+            refused = writing.write_each(connection, writes)
+            if step is not None:
+                positions.take_step(connection, step)
+        left_out = {entry.header.id for entry in refused}
+        for entry in writes:
+            entry.header.revision += entry.header.id not in left_out
+        return refused
+
+    def holds(self, writes: Sequence[TraceWrite]) -> bool:
+        """Whether these very writes are stored: a commit whose answer was lost may have been made or not.
+
+        Their headers' `revision` counts up if they are.
+        """
+        with self._engine.connect() as connection:
+            held = bool(writes) and all(writing.holds(connection, entry.header) for entry in writes)
+        for entry in writes:
+            entry.header.revision += held
+        return held
+
+    def spool_position(self, spool: str) -> int:
+        """Return the number of the newest event of a spool that the store has; 0: none."""
+        return positions.position(self._engine, spool)
+
+    def forget_spool(self, spool: str) -> None:
+        """Drop the position of a spool that has been delivered and removed."""
+        positions.forget(self._engine, spool)
 
     def interrupt(self, trace_ids: Iterable[str]) -> None:
         """Mark those of the traces that still run as interrupted, as their recorder ends."""
@@ -268,6 +288,12 @@ class TraceStore:
             found = connection.execute(select(schema.traces).where(schema.traces.c.id == trace_id)).all()
             return load(connection, found)[0] if found else None
 
+    def trace_of_run(self, run_id: str) -> str | None:
+        """Return the trace that a run resumed, or None for a run that did not."""
+        table = schema.run_aliases
+        with self._engine.connect() as connection:
+            return connection.scalar(select(table.c.trace_id).where(table.c.run_id == run_id))
+
     def interrupted_trace(self, thread_id: str) -> str | None:
         """Return the newest interrupted trace of a conversation."""
         table = schema.traces
@@ -306,37 +332,12 @@ class TraceStore:
             known = set(connection.scalars(select(schema.traces.c.id).where(schema.traces.c.id.in_(ids))))
             if ids - known:
                 raise StoreError(f"{self} holds no trace {min(ids - known)!r}; `toolorch traces list` shows their ids")
-            self._upsert(connection, table, entries)
-
-    def _upsert(
-        self, connection: Connection, table: Table, entries: list[dict[str, Any]], *, replace: bool = True
-    ) -> None:
-        if not entries:
-            return
-        dialect = sqlite if self.file is not None else postgresql
-        statement = dialect.insert(table)
-        keys = [column.name for column in table.primary_key]
-        if replace:
-            others = {name: statement.excluded[name] for name in entries[0] if name not in keys}
-            statement = statement.on_conflict_do_update(index_elements=keys, set_=others)
-        else:
-            statement = statement.on_conflict_do_nothing(index_elements=keys)
-        connection.execute(statement, entries)
+            writing.upsert(connection, table, sorted(entries, key=lambda entry: str(entry["id"])))
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         with self._engine.connect().execution_options(**WRITES) as connection, connection.begin():
             yield connection
-
-
-def _write_header(connection: Connection, header: TraceHeader) -> None:
-    table, row = schema.traces, rows.header_row(header)
-    if header.revision == 0:
-        connection.execute(insert(table), row)
-        return
-    same = (table.c.id == header.id) & (table.c.revision == header.revision)
-    if connection.execute(update(table).where(same).values(row)).rowcount == 0:
-        raise StoreConflictError(f"trace {header.id} was written by another process, or purged")
 
 
 def _interrupt_orphans(connection: Connection) -> None:

@@ -1,0 +1,55 @@
+"""From what adapters put to plain, redacted events: the work that a recorder does before anything is stored."""
+
+from __future__ import annotations
+
+import logging
+
+from toolorch_integrations.events import Deferred, EncodedEvents, Event
+from toolorch_integrations.losses import Losses
+from toolorch_integrations.redaction import Redact, Redactor
+
+logger = logging.getLogger(__name__)
+
+
+class Decoder:
+    """Calls callables, decodes encoded events, and redacts. Safe across threads as far as the hook is.
+
+    Attributes:
+        redacts: Whether a hook takes private text out.
+    """
+
+    def __init__(self, losses: Losses, redact: Redact | None = None, *, redact_token_ids: bool = True) -> None:
+        """Take a recorder's hook; see `Redact`."""
+        self.redacts = redact is not None
+        self._redact = redact
+        self._token_ids = redact_token_ids
+        self._losses = losses
+
+    def __call__(self, item: Event | EncodedEvents | Deferred) -> list[Event]:
+        """Return the events of an item; never raises: what is faulty is counted, and left out."""
+        try:
+            events = _events(item)
+            if self._redact is None or not events:
+                return events
+            redactor = Redactor(self._redact, token_ids=self._token_ids)
+            events = [redactor.event(event) for event in events]
+            if redactor.failures:
+                self._losses.count("redaction", events[0].trace_id, redactor.failures)
+            return events
+        except Exception:
+            logger.exception("an event could not be decoded")
+            self._losses.count("decode", getattr(item, "trace_id", ""))
+            return []
+
+
+def _events(item: Event | EncodedEvents | Deferred) -> list[Event]:
+    found = item() if callable(item) else item
+    if found is None:
+        return []
+    if isinstance(found, Event):
+        return [found]
+    events = list(found.events() if hasattr(found, "events") else found)
+    odd = [event for event in events if not isinstance(event, Event)]
+    if odd:
+        raise TypeError(f"a recorder takes the events of toolorch_integrations.events, got {odd[0]!r}")
+    return events
