@@ -13,7 +13,7 @@ import pytest
 
 from tests.gateway_runs import DELETE_TWO, FACES, Held, Shop, ask, ended, events_of, runner_for
 from toolorch_integrations import Budget, CatalogFilter, Preferences
-from toolorch_integrations.capture import capture
+from toolorch_integrations.capture import CaptureSession, capture
 from toolorch_integrations.events import TraceStatus
 from toolorch_integrations.store import TraceStore
 from toolorch_integrations.testing import Reply, ScriptedPolicy
@@ -37,9 +37,15 @@ def shop_of(face: str, script: Any, expert: Any = ("Expert's word.",), **options
         yield SimpleNamespace(runner=runner, policy=policy, experts=experts, shop=shop)
 
 
+@contextmanager
+def captured(folder: Path) -> Iterator[tuple[TraceStore, CaptureSession]]:
+    with TraceStore.open(folder / "traces.db") as store, capture(store, everywhere=True) as session:
+        yield store, session
+
+
 async def test_progress_comes_as_it_happens_and_the_end_says_all(face: str, tmp_path: Path) -> None:
     script = [Reply("Looking.", calls=[("look", {"number": 1})]), EXPERT, "Done."]
-    with TraceStore.open(tmp_path / "t.db") as store, capture(store, everywhere=True) as session:
+    with captured(tmp_path) as (store, session):
         with shop_of(face, script) as one:
             stream = one.runner.run(ask())
             events = await events_of(stream)
@@ -61,12 +67,13 @@ async def test_progress_comes_as_it_happens_and_the_end_says_all(face: str, tmp_
 
 
 async def test_the_end_is_with_the_recorder_before_the_last_event(face: str, tmp_path: Path) -> None:
-    with TraceStore.open(tmp_path / "t.db") as store, capture(store, everywhere=True) as session:
-        with shop_of(face, ["Done."]) as one:
-            async for event in one.runner.run(ask()):
-                if event["type"] == "ended":
-                    session.flush()  # blocks the event loop: nothing more can be said by the run
-                    assert store.find(event["trace_id"]).status is TraceStatus.ANSWERED
+    with captured(tmp_path) as (store, session), shop_of(face, ["Done."]) as one:
+        async for event in one.runner.run(ask()):
+            if event["type"] == "ended":
+                session.flush()  # blocks the event loop: nothing more can be said by the run
+                trace = store.find(event["trace_id"])
+                assert trace is not None
+                assert trace.status is TraceStatus.ANSWERED
 
 
 async def test_a_request_has_preferences_budget_changes_and_sampling_of_its_own(face: str) -> None:
@@ -110,14 +117,16 @@ async def test_a_conversation_goes_on_with_its_new_messages_only(face: str) -> N
 
 @pytest.mark.parametrize("yes", [[True, True], [False, False], [True, False]])
 async def test_approvals(face: str, yes: list[bool], tmp_path: Path) -> None:
-    with TraceStore.open(tmp_path / "t.db") as store, capture(store, everywhere=True) as session:
+    with captured(tmp_path) as (store, session):
         with shop_of(face, [DELETE_TWO, "Done."]) as one:
             waiting = await ended(one.runner.run(ask(sampling={"temperature": 0.2})))
             assert (waiting["status"], one.shop.done) == ("interrupted", [])
             assert [item["arguments"] for item in waiting["confirmations"]] == [{"number": 1}, {"number": 2}]
             assert {item["tool"] for item in waiting["confirmations"]} == {"delete_order"}
             session.flush()
-            assert store.find(waiting["trace_id"]).status is TraceStatus.INTERRUPTED
+            stopped = store.find(waiting["trace_id"])
+            assert stopped is not None
+            assert stopped.status is TraceStatus.INTERRUPTED
             ids = [item["call_id"] for item in waiting["confirmations"]]
             decisions = dict(zip(ids, yes, strict=True))
             stream = one.runner.run(ask("", thread_id=waiting["thread_id"], decisions=decisions))
@@ -160,27 +169,27 @@ async def test_decisions_that_do_not_fit_are_refused(face: str) -> None:
 
 async def test_a_run_that_is_closed_stops_spending_in_the_middle_of_a_call(face: str, tmp_path: Path) -> None:
     held = Held()
-    with TraceStore.open(tmp_path / "t.db") as store, capture(store, everywhere=True) as session:
-        with shop_of(face, [EXPERT, EXPERT, "Done."], held) as one:
-            stream = one.runner.run(ask())
-            async for event in stream:
-                if event["type"] == "call_started":
-                    break
-            await held.begun()
-            await stream.aclose()
-            held.let_go.set()
-            await asyncio.sleep(0.1)
-            assert stream.ended is not None
-            assert stream.ended["status"] == "cancelled"
-            assert stream.ended["ledger"]["turns"] == 1
-            assert (len(one.policy.requests), len(one.experts.requests)) == (1, 1)
-            session.flush()
-            trace = store.find(stream.trace_id)
-            assert (trace.status, trace.error) == (TraceStatus.ERROR, "cancelled: the client disconnected")
-            # The conversation is as it was before, and goes on.
-            end = await ended(one.runner.run(ask("Once more.", thread_id=stream.thread_id)))
-            assert end["status"] == "answered"
-            assert [m["content"] for m in one.policy.requests[1]["messages"] if m["role"] == "user"] == ["Once more."]
+    with captured(tmp_path) as (store, session), shop_of(face, [EXPERT, EXPERT, "Done."], held) as one:
+        stream = one.runner.run(ask())
+        async for event in stream:
+            if event["type"] == "call_started":
+                break
+        await held.begun()
+        await stream.aclose()
+        held.let_go.set()
+        await asyncio.sleep(0.1)
+        assert stream.ended is not None
+        assert stream.ended["status"] == "cancelled"
+        assert stream.ended["ledger"]["turns"] == 1
+        assert (len(one.policy.requests), len(one.experts.requests)) == (1, 1)
+        session.flush()
+        trace = store.find(stream.trace_id)
+        assert trace is not None
+        assert (trace.status, trace.error) == (TraceStatus.ERROR, "cancelled: the client disconnected")
+        # The conversation is as it was before, and goes on.
+        end = await ended(one.runner.run(ask("Once more.", thread_id=stream.thread_id)))
+        assert end["status"] == "answered"
+        assert [m["content"] for m in one.policy.requests[1]["messages"] if m["role"] == "user"] == ["Once more."]
 
 
 async def test_a_run_that_is_never_begun_leaves_nothing_behind(face: str) -> None:

@@ -13,6 +13,7 @@ from toolorch_serving.gateway.errors import ConfigError, UpstreamError
 from toolorch_serving.gateway.keys import Keyring
 from toolorch_serving.gateway.limits import Limits
 from toolorch_serving.gateway.metrics import Metrics
+from toolorch_serving.gateway.orchestrators import make_runners
 from toolorch_serving.gateway.periodic import Periodic
 from toolorch_serving.gateway.state import GatewayState
 from toolorch_serving.gateway.upstream import Upstream
@@ -44,7 +45,7 @@ def open_state(config: GatewayConfig, add: Callable[[GatewayState], None] | None
     with ExitStack() as stack:
         store = stack.enter_context(TraceStore.open(config.store.url))
         keys = Keyring(config)
-        session = stack.enter_context(capture(store, everywhere=True))
+        session = stack.enter_context(capture(store, everywhere=True, spool=config.store.spool_folder))
         limits = Limits(store)
         stack.enter_context(Periodic("spending", FLUSH_SECONDS, limits.flush, last=True))
         upstream, versions = _policy(config, store, stack)
@@ -61,6 +62,7 @@ def open_state(config: GatewayConfig, add: Callable[[GatewayState], None] | None
 
 def add_parts(state: GatewayState) -> None:
     """Add the orchestrators and the proxy that the configuration asks for."""
+    state.runners = make_runners(state.config, state.router)
 
 
 def _policy(config: GatewayConfig, store: TraceStore, stack: ExitStack) -> tuple[Upstream | None, Versions | None]:

@@ -18,6 +18,8 @@ from starlette.types import ASGIApp
 
 from toolorch_integrations import __version__
 from toolorch_integrations.errors import EndpointError, GivenUpError, StoreError, ToolorchError
+from toolorch_serving.gateway.chat import chat_routes
+from toolorch_serving.gateway.completions import completion_routes
 from toolorch_serving.gateway.errors import (
     ErrorBody,
     GatewayError,
@@ -52,7 +54,7 @@ def make_routes(state: GatewayState) -> ASGIApp:
         | {"5XX": {"model": ErrorBody, "description": "It cannot be answered now; the message says why."}},
     )
     app.state.gateway = state
-    for routes in (service_routes, trace_routes, version_routes):
+    for routes in (completion_routes, chat_routes, service_routes, trace_routes, version_routes):
         app.include_router(routes(state))
     _handle_errors(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
