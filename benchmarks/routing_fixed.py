@@ -7,10 +7,10 @@ prices. It begins with valid calls and random choices. Then, within the given mi
 policy server, the app as a LangGraph orchestrator, capture, rows, TRL, published weights):
 
 1. runs of the randomly routing policy are captured,
-2. `sft` learns from the best of them, without further runs,
+2. `replay` learns from them by advantage-weighted regression, without further runs,
 3. `online` goes on with rollouts of the app while it trains.
 
-`--replay` trains by `replay` alone on the same captured runs as well, outside of the minutes.
+`--gradient` trains by the policy gradient on the same captured runs as well, outside of the minutes.
 
 Then held-out requests, never drawn in training, are routed greedily in five preference settings. The table stands
 beside always-strongest, always-cheapest, random, cascade and oracle. Bars: solved at least as often as always-strongest
@@ -100,29 +100,13 @@ def learn(base: Path, work: Path, given: argparse.Namespace, seed: int, say: Any
         attach(store, rewards_of(groups, policy_seconds=POLICY_SECONDS), "exact")
         store.close()
     say(f"{time.monotonic() - began:.0f} s: captured {report(groups)} of random routing")
-    imitated = work / "sft"
-    train(
-        policy=str(base),
-        output=str(imitated),
-        store=f"sqlite:///{store_file}",
-        method="sft",
-        best=0.25,
-        lora_rank=None,
-        epochs=given.epochs,
-        batch=64,
-        micro_batch=32,
-        learning_rate=given.sft_rate,
-        save_every=10_000,
-        log_every=10,
-        seed=seed,
-        group_by="task",
-    )
-    say(f"{time.monotonic() - began:.0f} s: sft has ended")
+    replayed = replay(base, store_file, work / "replay", given, seed, regression=0.3, truncate=20.0)
+    say(f"{time.monotonic() - began:.0f} s: replay has ended")
     left = deadline - time.monotonic() - 10
-    learnt = imitated
+    learnt = replayed
     if left > 30:
         learnt = work / "online"
-        with served(imitated, given.engine) as server:
+        with served(replayed, given.engine) as server:
             train_online(
                 app_of(server),
                 tasks(40_000, f"online {seed}", MIX),
@@ -135,7 +119,7 @@ def learn(base: Path, work: Path, given: argparse.Namespace, seed: int, say: Any
                     seconds=deadline - time.monotonic() - 10,
                 ),
                 ended=curve.add,
-                policy=str(imitated),
+                policy=str(replayed),
                 output=str(learnt),
                 steps=100_000,
                 lora_rank=None,
@@ -146,7 +130,7 @@ def learn(base: Path, work: Path, given: argparse.Namespace, seed: int, say: Any
             )
     say(f"{time.monotonic() - began:.0f} s: learnt")
     return {
-        "sft": imitated,
+        "replay": replayed,
         "learnt": learnt,
         "store": store_file,
         "seconds": time.monotonic() - began,
@@ -154,8 +138,10 @@ def learn(base: Path, work: Path, given: argparse.Namespace, seed: int, say: Any
     }
 
 
-def replay(base: Path, store_file: Path, folder: Path, given: argparse.Namespace, seed: int) -> Path:
-    """Train by `replay` alone on the captured runs."""
+def replay(
+    base: Path, store_file: Path, folder: Path, given: argparse.Namespace, seed: int, **objective: float
+) -> Path:
+    """Train on the captured runs alone."""
     train(
         policy=str(base),
         output=str(folder),
@@ -170,6 +156,7 @@ def replay(base: Path, store_file: Path, folder: Path, given: argparse.Namespace
         log_every=20,
         seed=seed,
         group_by="task",
+        **objective,
     )
     return folder
 
@@ -279,11 +266,10 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=16, help="groups of 8 runs in an online step")
     parser.add_argument("--held-out", type=int, default=400, help="tasks of each setting")
     parser.add_argument("--at-once", type=int, default=48)
-    parser.add_argument("--epochs", type=float, default=8.0, help="of sft and replay")
-    parser.add_argument("--sft-rate", type=float, default=2e-3)
-    parser.add_argument("--replay-rate", type=float, default=5e-4)
+    parser.add_argument("--epochs", type=float, default=4.0, help="of replay")
+    parser.add_argument("--replay-rate", type=float, default=1e-3)
     parser.add_argument("--online-rate", type=float, default=1e-4)
-    parser.add_argument("--replay", action="store_true", help="also train by replay alone")
+    parser.add_argument("--gradient", action="store_true", help="also replay by the policy gradient")
     parser.add_argument("--base", type=Path, help="a policy that is there already")
     parser.add_argument("--work", type=Path, default=Path(".toolorch/routing"))
     given = parser.parse_args()
@@ -296,9 +282,9 @@ def main() -> None:
         work.mkdir(parents=True)
         base = given.base or make(work / "base", seed=seed, say=console.print)
         stages = learn(base, work, given, seed, console.print)
-        arms = {"base": base, "sft": stages["sft"]}
-        if given.replay:
-            arms["replay"] = replay(base, stages["store"], work / "replay", given, seed)
+        arms = {"base": base, "replay": stages["replay"]}
+        if given.gradient:
+            arms["gradient"] = replay(base, stages["store"], work / "gradient", given, seed)
         arms["learnt"] = stages["learnt"]
         found = {
             name: measure(
