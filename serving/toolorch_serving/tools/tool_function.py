@@ -6,14 +6,18 @@ import asyncio
 import contextvars
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Sequence
+import warnings
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, WithJsonSchema, create_model, model_validator
 
 from toolorch_integrations.entry import Tool
 from toolorch_integrations.errors import ToolorchError
+from toolorch_integrations.schema import argument_problem, canonical_parameters
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
@@ -67,19 +71,24 @@ class ToolFunction:
 
     def call(self, **arguments: Any) -> Found:
         """Call the function and wait."""
-        result = self.function(**arguments)
+        result = self.function(**self._given(arguments))
         if inspect.isawaitable(result):
             result = asyncio.run(_awaited(result))
         return _found(result)
 
     async def acall(self, **arguments: Any) -> Found:
         """Call the function from an event loop, which goes on meanwhile."""
-        function = self.async_function or self.function
+        function, given = self.async_function or self.function, self._given(arguments)
         if inspect.iscoroutinefunction(function):
-            return _found(await function(**arguments))
+            return _found(await function(**given))
         run = contextvars.copy_context().run
-        result = await asyncio.get_running_loop().run_in_executor(_threads(), lambda: run(function, **arguments))
+        result = await asyncio.get_running_loop().run_in_executor(_threads(), lambda: run(function, **given))
         return _found(await result if inspect.isawaitable(result) else result)
+
+    def _given(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments without those that are left out, which frameworks pass as None."""
+        required = self.entry.parameters.get("required", ())
+        return {name: value for name, value in arguments.items() if value is not None or name in required}
 
     def langchain(self) -> BaseTool:
         """Return a LangChain tool; documents are its artifact, and an error is an observation with status `error`.
@@ -109,7 +118,7 @@ class ToolFunction:
         return StructuredTool(
             name=self.name,
             description=self.entry.description,
-            args_schema=self.entry.parameters,
+            args_schema=arguments_model(self.entry),
             func=call,
             coroutine=acall,
             response_format="content_and_artifact",
@@ -122,9 +131,7 @@ class ToolFunction:
         Raises:
             ImportError: LlamaIndex is not installed.
         """
-        from llama_index.core.tools import FunctionTool
-
-        from toolorch_serving.tools.llamaindex_metadata import JsonSchemaMetadata
+        from llama_index.core.tools import FunctionTool, ToolMetadata
 
         def call(**arguments: Any) -> str:
             return self.call(**arguments).text
@@ -132,7 +139,8 @@ class ToolFunction:
         async def acall(**arguments: Any) -> str:
             return (await self.acall(**arguments)).text
 
-        metadata = JsonSchemaMetadata(self.name, self.entry.description, self.entry.parameters)
+        model = arguments_model(self.entry)
+        metadata = ToolMetadata(name=self.name, description=self.entry.description, fn_schema=model)
         return FunctionTool(fn=call, async_fn=acall, metadata=metadata)
 
 
@@ -162,6 +170,22 @@ def text_parameters(name: str, description: str, **optional: dict[str, Any]) -> 
     }
 
 
-def as_select(tool: ToolFunction | None) -> BaseTool | None:
-    """Return a tool for one of `SelectTools`' places."""
-    return None if tool is None else cast("BaseTool", tool.langchain())
+def arguments_model(entry: Tool) -> type[BaseModel]:
+    """Return a tool's JSON Schema as the pydantic model that both frameworks ask for; it checks the whole schema."""
+    parameters = canonical_parameters(entry.parameters)
+    required = parameters.get("required", ())
+    fields: dict[str, Any] = {
+        name: (Annotated[Any, WithJsonSchema(schema)], ... if name in required else schema.get("default"))
+        for name, schema in parameters["properties"].items()
+    }
+
+    def check(given: Any) -> Any:
+        problem = argument_problem(parameters, given)
+        if problem is not None:
+            raise ValueError(problem)
+        return given
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Field name .* shadows an attribute")
+        validators: dict[str, Any] = {"check": model_validator(mode="before")(check)}
+        return create_model(entry.name, __validators__=validators, **fields)
