@@ -5,6 +5,7 @@ import typer
 from toolorch_integrations import __version__
 from toolorch_integrations.cli.estimate import estimate
 from toolorch_integrations.cli.evaluate import evaluate
+from toolorch_integrations.cli.index import index
 from toolorch_integrations.cli.loop import loop
 from toolorch_integrations.cli.promote import promote
 from toolorch_integrations.cli.serve import serve
@@ -14,6 +15,7 @@ from toolorch_integrations.cli.train import train
 
 app = typer.Typer(help="Orchestrate tools and specialist models, capture every run.", no_args_is_help=True)
 app.add_typer(serve, name="serve")
+app.add_typer(index, name="index")
 app.add_typer(traces, name="traces")
 app.command()(synthesize)
 app.command()(train)

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from toolorch_integrations.cli.serve_gateway import gateway
+from toolorch_integrations.cli.serve_retrieval import retrieval
+
 serve = typer.Typer(help="Start servers.", no_args_is_help=True)
-
-
-@serve.callback()
-def _group() -> None:
-    """Keep `policy` a command of its own: typer would fold a single one into the group."""
+serve.command()(gateway)
+serve.command()(retrieval)
 
 
 @serve.command()

@@ -15,6 +15,7 @@ from toolorch_integrations.llamaindex.capture import CaptureHandler
 from toolorch_integrations.llamaindex.completion import ExactData, exact_data
 from toolorch_integrations.llamaindex.events import ConfirmationRequired, OrchestratorProgress
 from toolorch_integrations.llamaindex.llm import PolicyLLM
+from toolorch_integrations.llamaindex.retriever import Retriever
 from toolorch_integrations.llamaindex.specialists import SpecialistTool, as_specialist
 from toolorch_integrations.llamaindex.state import ledger_of, set_options
 from toolorch_integrations.llamaindex.tools import from_langchain, to_langchain
@@ -26,6 +27,7 @@ __all__ = [
     "OrchestratorAgent",
     "OrchestratorProgress",
     "PolicyLLM",
+    "Retriever",
     "SpecialistTool",
     "as_specialist",
     "exact_data",
