@@ -218,6 +218,26 @@ def purge(
 
 @traces.command()
 @_reports_errors
+def migrate(
+    store: Store = DEFAULT_STORE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+) -> None:
+    """Bring a store to this release's schema, as any command does that opens it."""
+    with TraceStore(store) as unopened:
+        found, steps = unopened.migrations()
+        for step in steps:
+            typer.echo(f"{step.revision}  {step.summary}")
+        if steps and not dry_run:
+            unopened.prepare()
+    before = f"schema {found}" if found else "no tables"
+    if not steps:
+        typer.echo(f"{before}: nothing to do")
+    else:
+        typer.echo(f"{before}, {'would be' if dry_run else 'now'} schema {int(steps[-1].revision)}")
+
+
+@traces.command()
+@_reports_errors
 def stats(store: Store = DEFAULT_STORE) -> None:
     """Say what a store holds."""
     with TraceStore.open(store, create=False) as opened:

@@ -2,6 +2,8 @@
 
 Token ids are little-endian uint32 and log-probabilities little-endian float32, in binary columns. JSON is kept as
 text: it reads back as it was written, and PostgreSQL's JSON types refuse some of what models write.
+
+These are the tables that queries are written with; `migrations` makes them in a database.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Connection,
     Double,
     ForeignKey,
     Index,
@@ -19,14 +20,11 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    insert,
-    inspect,
-    select,
+    UniqueConstraint,
 )
 
-from toolorch_integrations.errors import StoreError
-
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The newest of `migrations/versions`."""
 
 metadata = MetaData()
 
@@ -70,8 +68,9 @@ traces = Table(
     Column("process_start", BigInteger, nullable=False),
     Column("revision", Integer, nullable=False),
     Index("traces_started", "started", "id"),
-    Index("traces_status", "status"),
-    Index("traces_thread", "thread_id"),
+    Index("traces_status_started", "status", "started", "id"),
+    Index("traces_app_started", "app", "started", "id"),
+    Index("traces_thread_id_started", "thread_id", "started", "id"),
 )
 
 
@@ -179,23 +178,28 @@ spool_positions = Table(
     Column("written", Double, nullable=False),
 )
 
+holds = Table(
+    "holds",
+    metadata,
+    # Somebody reads the store for long: until then retention deletes nothing.
+    Column("id", Text, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("until", Double, nullable=False),
+)
 
-def prepare(connection: Connection, where: str) -> None:
-    """Create the tables where there are none, and refuse a store that a newer release wrote.
-
-    Raises:
-        StoreError: The store's schema is not one that this release knows.
-    """
-    if not inspect(connection).has_table(schema_version.name):
-        if connection.dialect.name == "postgresql":
-            # Two processes that create the same store at once would meet in the system catalogue.
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7308332041)")
-        metadata.create_all(connection)
-    versions = list(connection.scalars(select(schema_version.c.version)))
-    if not versions:
-        connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
-    elif max(versions) > SCHEMA_VERSION:
-        raise StoreError(
-            f"{where}: schema {max(versions)} is newer than this release's {SCHEMA_VERSION}; "
-            "upgrade toolorch-integrations, or give another store"
-        )
+promotions = Table(
+    "promotions",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("promotion", Text, nullable=False),
+    Column("step", Text, nullable=False),
+    Column("time", Double, nullable=False),
+    Column("candidate", Text, nullable=False),
+    Column("incumbent", Text, nullable=False),
+    Column("folder", Text, nullable=False),
+    Column("share", Double, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("evidence", Text, nullable=False),
+    # A step is taken once; two processes on PostgreSQL could both find that they are the next.
+    UniqueConstraint("promotion", "step"),
+)

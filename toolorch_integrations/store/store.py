@@ -14,12 +14,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from toolorch_integrations.errors import StoreError
 from toolorch_integrations.events import TraceStatus
-from toolorch_integrations.store import positions, rows, schema, writing
+from toolorch_integrations.store import positions, rows, schema, upgrade, writing
 from toolorch_integrations.store.engine import BUSY_SECONDS, WRITES, display, make_engine, parse_url
 from toolorch_integrations.store.filters import TraceFilters, conditions
 from toolorch_integrations.store.loading import load
 from toolorch_integrations.store.positions import SpoolPosition
 from toolorch_integrations.store.retention import Purged, StoreStats, purge, stats
+from toolorch_integrations.store.upgrade import Migration
 from toolorch_integrations.store.writing import TraceWrite
 from toolorch_integrations.trace import Feedback, Reward, Trace, TraceHeader
 
@@ -116,8 +117,21 @@ class TraceStore:
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
         with self._writing() as connection:
-            schema.prepare(connection, str(self))
+            upgrade.prepare(connection, str(self))
             _interrupt_orphans(connection)
+
+    def migrations(self) -> tuple[int, list[Migration]]:
+        """Return the store's schema version, 0 for none, and what `prepare` would run to upgrade it.
+
+        Raises:
+            StoreError: The store is not there or cannot be read, or a newer release wrote it.
+        """
+        if self.file is not None and not self.file.exists():
+            raise StoreError(f"there is no trace store at {self.file}; give another with --store or TOOLORCH_STORE")
+        try:
+            return upgrade.plan(self._engine, str(self))
+        except SQLAlchemyError as error:
+            raise StoreError(f"trace store {self} cannot be opened: {error}") from error
 
     # Writing
 

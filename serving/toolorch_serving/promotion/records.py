@@ -14,46 +14,16 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    Double,
-    Integer,
-    MetaData,
-    Table,
-    Text,
-    UniqueConstraint,
-    func,
-    insert,
-    select,
-)
+from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from toolorch_integrations.errors import StoreError
 from toolorch_integrations.plain import storable, storable_json
 from toolorch_integrations.store import TraceStore
 from toolorch_integrations.store.engine import WRITES
+from toolorch_integrations.store.schema import promotions
 from toolorch_integrations.versions import Routes
 from toolorch_serving.promotion.errors import PromotionError
-
-metadata = MetaData()
-
-promotions = Table(
-    "promotions",
-    metadata,
-    Column("number", Integer, primary_key=True, autoincrement=True),
-    Column("promotion", Text, nullable=False),
-    Column("step", Text, nullable=False),
-    Column("time", Double, nullable=False),
-    Column("candidate", Text, nullable=False),
-    Column("incumbent", Text, nullable=False),
-    Column("folder", Text, nullable=False),
-    Column("share", Double, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("evidence", Text, nullable=False),
-    # A step is taken once; two processes on PostgreSQL could both find that they are the next.
-    UniqueConstraint("promotion", "step"),
-)
 
 
 class Step(StrEnum):
@@ -109,7 +79,7 @@ class PromotionRecords:
     """The record in the database of a trace store.
 
     Args:
-        store: Where; the table is made on first use.
+        store: Where; it is brought to this release's schema.
 
     Raises:
         StoreError: The database cannot be reached.
@@ -118,8 +88,7 @@ class PromotionRecords:
     def __init__(self, store: TraceStore) -> None:
         self.store = store
         try:
-            with self._writing() as connection:
-                metadata.create_all(connection)
+            store.prepare()
         except SQLAlchemyError as error:
             raise StoreError(f"the record of promotions in {store} cannot be opened: {error}") from error
 

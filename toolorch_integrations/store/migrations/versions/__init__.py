@@ -1,0 +1,1 @@
+"""The revisions, oldest first; a file that was released is never changed."""
