@@ -25,7 +25,7 @@ from toolorch_serving.gateway.errors import (
 )
 from toolorch_serving.gateway.keys import CALLER, Caller
 from toolorch_serving.gateway.limits import PERMIT
-from toolorch_serving.gateway.origin import check_origin
+from toolorch_serving.gateway.origin import allowing, check_origin
 from toolorch_serving.gateway.routes import make_routes
 from toolorch_serving.gateway.state import GatewayState
 
@@ -50,8 +50,9 @@ class Gateway:
     def __init__(self, state: GatewayState) -> None:
         self.state = state
         self._routes = make_routes(state)
-        # As JSON may write them.
-        self._names = [json.dumps(name, ensure_ascii=ascii).encode() for name in state.runners for ascii in (True, False)]
+        self._entry = allowing(self._timed, state.config.server.cors_origins)
+        written = [json.dumps(name, ensure_ascii=escaped) for name in state.runners for escaped in (True, False)]
+        self._names = [text.encode() for text in written]
         self._running: dict[Answer, asyncio.Timeout] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -61,7 +62,7 @@ class Gateway:
         if scope["type"] == "lifespan":
             await self._routes(scope, receive, send)
         elif scope["type"] == "http":
-            await self._timed(scope, receive, Answer(send, scope["path"]))
+            await self._entry(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
 
@@ -78,8 +79,8 @@ class Gateway:
                 deadline.reschedule(now)
             await self._idle.wait()
 
-    async def _timed(self, scope: Scope, receive: Receive, answer: Answer) -> None:
-        begun = time.perf_counter()
+    async def _timed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun, answer = time.perf_counter(), Answer(send, scope["path"])
         self._idle.clear()
         try:
             async with asyncio.timeout(self.state.config.server.request_seconds) as deadline:

@@ -13,15 +13,16 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import SettingsError
 from sqlalchemy import make_url
 
-from toolorch_serving.gateway.config import PREFIX, GatewayConfig
+from toolorch_serving.gateway.config import PREFIX, GatewayConfig, ServerConfig
 from toolorch_serving.gateway.errors import ConfigError
 
 
-def load_config(path: str | Path | None = None) -> GatewayConfig:
+def load_config(path: str | Path | None = None, server: Mapping[str, Any] = {}) -> GatewayConfig:
     """Read a file, and the environment over it; relative paths are taken from the file's folder.
 
     Args:
         path: TOML file; None: the environment only.
+        server: Fields of [server] that take precedence over both.
 
     Raises:
         ConfigError: It cannot be read, or is not valid; the message names the field and the fix.
@@ -32,6 +33,9 @@ def load_config(path: str | Path | None = None) -> GatewayConfig:
     _known_variables()
     try:
         config = GatewayConfig(**data)
+        if server:
+            merged = ServerConfig(**{**config.server.model_dump(), **server})
+            config = config.model_copy(update={"server": merged})
     except ValidationError as error:
         raise ConfigError("; ".join(f"{where}: {line}" for line in _lines(error))) from error
     except SettingsError as error:

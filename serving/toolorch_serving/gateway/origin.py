@@ -1,4 +1,4 @@
-"""Protection of a gateway without keys from pages of other sites in the user's own browser.
+"""Pages of other sites in the user's own browser: which may call, and how a gateway without keys is safe from the rest.
 
 A browser sends any page's plain POST to 127.0.0.1, and a name that its owner points at 127.0.0.1 makes a page of the
 same site. With keys neither works: pages do not have them.
@@ -6,7 +6,11 @@ same site. With keys neither works: pages do not have them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlsplit
+
+from starlette.middleware.cors import CORSMiddleware
 
 from toolorch_serving.gateway.answer import Scope, header
 from toolorch_serving.gateway.config import ServerConfig
@@ -39,6 +43,19 @@ def check_origin(scope: Scope, server: ServerConfig) -> None:
         return
     if origin.partition("://")[2] != host:
         raise ForbiddenError(f"origin {origin!r} is another site's: add it to server.cors_origins if it may call")
+
+
+def allowing(app: Any, origins: Sequence[str]) -> Any:
+    """Return an ASGI app that lets pages of some origins read its answers; without any it is the app itself."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type"],
+        expose_headers=["Retry-After"],
+    )
 
 
 def _hostname(url: str) -> str | None:

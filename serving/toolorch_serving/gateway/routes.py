@@ -9,12 +9,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
 
 from toolorch_integrations import __version__
 from toolorch_integrations.errors import EndpointError, GivenUpError, StoreError, ToolorchError
@@ -36,7 +34,7 @@ from toolorch_serving.gateway.version_routes import version_routes
 logger = logging.getLogger(__name__)
 
 
-def make_routes(state: GatewayState) -> ASGIApp:
+def make_routes(state: GatewayState) -> FastAPI:
     """Return the app of all routes."""
 
     @asynccontextmanager
@@ -58,15 +56,7 @@ def make_routes(state: GatewayState) -> ASGIApp:
         app.include_router(routes(state))
     _handle_errors(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    if not state.config.server.cors_origins:
-        return app
-    return CORSMiddleware(
-        app,
-        allow_origins=state.config.server.cors_origins,
-        allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type"],
-        expose_headers=["Retry-After"],
-    )
+    return app
 
 
 def error_of(error: Exception) -> GatewayError:

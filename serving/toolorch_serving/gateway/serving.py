@@ -5,16 +5,38 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 
 from toolorch_serving.gateway.app import Gateway
+from toolorch_serving.gateway.config import ServerConfig
+from toolorch_serving.gateway.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+_BACKLOG = 4_096
+"""Connections that may wait to be accepted: a thousand clients may come at once."""
 _LEFT_SECONDS = 5
-"""How long connections may stay open after the drain: what answers then is a stream's last bytes."""
+"""How long connections may stay open after the drain, for the last bytes of what was cut off."""
+
+
+def listen(config: ServerConfig) -> socket.socket:
+    """Return a socket that listens where the configuration says.
+
+    Raises:
+        ConfigError: It cannot, for instance because the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            f"server.host and server.port: cannot listen on {config.host}, port {config.port} "
+            f"({error.strerror or error}): choose others"
+        ) from error
 
 
 class GatewayServer(uvicorn.Server):
@@ -23,59 +45,62 @@ class GatewayServer(uvicorn.Server):
     From the first SIGTERM or SIGINT on `/health` says 503, new requests are refused, and those that run may end until
     `server.drain_seconds`. A second signal ends at once.
 
+    Attributes:
+        url: Where it listens.
+
     Args:
         gateway: The app.
-        log_level: Of uvicorn.
+        tell: Is called when it takes requests.
+
+    Raises:
+        ConfigError: It cannot listen there.
     """
 
-    def __init__(self, gateway: Gateway, *, log_level: str = "warning") -> None:
-        server = gateway.state.config.server
+    def __init__(self, gateway: Gateway, tell: Callable[[], None] = lambda: None) -> None:
+        self.gateway = gateway
+        self._tell = tell
+        self._socket = listen(gateway.state.config.server)
+        host, port = self._socket.getsockname()[:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         super().__init__(
             uvicorn.Config(
                 gateway,
-                host=server.host,
-                port=server.port,
                 loop="uvloop",
                 http="httptools",
                 ws="none",
                 lifespan="on",
-                log_level=log_level,
+                log_level="warning",
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                backlog=4096,
+                backlog=_BACKLOG,
                 timeout_graceful_shutdown=_LEFT_SECONDS,
             )
         )
-        self.gateway = gateway
         self._loop: asyncio.AbstractEventLoop | None = None
         self._drain: asyncio.Task[None] | None = None
 
-    @property
-    def url(self) -> str:
-        """Where it listens; the port is known once it has started."""
-        listening = next((sock for server in self.servers for sock in server.sockets), None)
-        port = self.config.port if listening is None else listening.getsockname()[1]
-        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-        return f"http://{host}:{port}"
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until the drain is over."""
+        super().run(sockets or [self._socket])
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """Start to listen."""
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to take requests."""
         self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)  # type: ignore[arg-type]
+        await super().startup(sockets)
+        if self.started:
+            self._tell()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, end at the second."""
         if self._drain is None and self._loop is not None and sig in (signal.SIGTERM, signal.SIGINT):
-            self._loop.call_soon_threadsafe(self.begin_drain)
+            self._loop.call_soon_threadsafe(self._begin_drain)
         else:
             self.force_exit = self.should_exit
             self.should_exit = True
 
-    def begin_drain(self) -> None:
-        """Begin the drain; to be called on the server's event loop."""
+    def _begin_drain(self) -> None:
         if self._drain is None:
-            logger.info("draining")
             self._drain = asyncio.ensure_future(self._drained())
 
     async def _drained(self) -> None:
