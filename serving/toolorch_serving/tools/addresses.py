@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
@@ -147,6 +148,7 @@ def _left(until: float) -> float:
     return left
 
 
+@cache
 def certificates() -> ssl.SSLContext:
     """Return the usual checks of certificates; names are checked against the address's host, not the number."""
     context = ssl.create_default_context()

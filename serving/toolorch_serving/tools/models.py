@@ -81,11 +81,23 @@ def _said_of(alias: str, tool: ToolDefinition, path: str | Path) -> dict[str, An
         facts["price"] = Price(input=float(row[1]), output=float(row[2]))
         facts["latency"] = float(row[3])
     words = _CHOICES.split(text)[-1].partition("The table below")[0].partition("Model |")[0]
-    parts = re.split(rf"(?:^|(?<=\s))({'|'.join(map(re.escape, sorted(choices, key=len, reverse=True)))})\s", words)
-    described = dict(zip(parts[1::2], parts[2::2], strict=False))
-    if described.get(alias, "").strip():
-        facts["description"] = described[alias].strip()
+    described = _sentences(words, choices).get(alias)
+    if described:
+        facts["description"] = described
     return facts
+
+
+def _sentences(words: str, aliases: Sequence[str]) -> dict[str, str]:
+    """Return what stands behind each alias, up to the next one; the aliases stand in the order of the choices."""
+    begins: list[tuple[str, int, int]] = []
+    position = 0
+    for alias in aliases:
+        found = re.compile(rf"(?:^|(?<=\s)){re.escape(alias)}:?\s+").search(words, position)
+        if found is not None:
+            begins.append((alias, found.start(), found.end()))
+            position = found.end()
+    ends = [start for _, start, _ in begins[1:]] + [len(words)]
+    return {alias: words[behind:end].strip() for (alias, _, behind), end in zip(begins, ends, strict=True)}
 
 
 def _specialist(
