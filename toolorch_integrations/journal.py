@@ -201,7 +201,7 @@ class Journal:
             self._aliases.popitem(last=False)
 
     def _start(self, header: TraceHeader, event: TraceStarted) -> None:
-        if header.id == event.trace_id:
+        if header.id == event.trace_id and not header.totals.turns:  # Else it goes on, perhaps in another process.
             header.started = event.started
             header.request = event.request or header.request
         header.framework = event.framework or header.framework

@@ -1,0 +1,181 @@
+"""The load of the capturing proxy's benchmark: a policy server that answers at once, and clients that ask it.
+
+    python benchmarks/proxy_load.py serve PORT
+    python benchmarks/proxy_load.py ask URL CLIENTS SECONDS
+
+A conversation has ten calls with a tool result between each two, as an agent's run has. The first prompt has 2,000 ids
+and each later one more; every answer has 150 sampled ids with log-probabilities, all in vLLM's format. What the
+clients send and what the server answers is made beforehand, so that as little as possible of the machine goes to them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from functools import cache
+from typing import Any
+
+CALLS = 10
+PROMPT_IDS, SAMPLED_IDS, RESULT_IDS = 2_000, 150, 25
+KINDS = 16
+"""Different conversations; what tells two of the same kind apart is the number in the user's first message."""
+
+PROSE = " ".join((__doc__ or "").split())
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+def text(generator: random.Random, tokens: int) -> str:
+    """Return prose that a tokeniser would turn into about so many ids: four characters each."""
+    start = generator.randrange(len(PROSE))
+    return (PROSE[start:] + PROSE * (4 * tokens // len(PROSE) + 1))[: 4 * tokens]
+
+
+def call_id(kind: int, turn: int) -> str:
+    """Return the id of a turn's tool call, before the conversation's number."""
+    return f"chatcmpl-tool-{kind:02x}{turn:02x}"
+
+
+@cache
+def replies(kind: int) -> list[dict[str, Any]]:
+    """Return the assistant messages of a kind of conversation; the last asks for nothing."""
+    generator = random.Random(kind)
+    found = []
+    for turn in range(CALLS):
+        message: dict[str, Any] = {"role": "assistant", "content": text(generator, 80)}
+        if turn < CALLS - 1:
+            function = {"name": "search", "arguments": json.dumps({"query": text(generator, 50)})}
+            message["tool_calls"] = [{"id": call_id(kind, turn) + "@", "type": "function", "function": function}]
+        found.append(message)
+    return found
+
+
+@cache
+def requests(kind: int) -> list[tuple[bytes, ...]]:
+    """Return the bodies of a kind's requests, cut where the conversation's number belongs."""
+    generator = random.Random(-kind - 1)
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": text(generator, PROMPT_IDS // 2)},
+        {"role": "user", "content": f"Request @ of kind {kind}: " + text(generator, PROMPT_IDS // 2)},
+    ]
+    bodies = []
+    for reply in replies(kind):
+        body = {"model": "policy", "messages": messages, "temperature": 0.7, "max_tokens": 1024}
+        exact = {"logprobs": True, "return_token_ids": True}
+        bodies.append(tuple(json.dumps(body | exact).encode().split(b"@")))
+        messages.append(reply)
+        if "tool_calls" in reply:
+            result = {
+                "role": "tool",
+                "tool_call_id": reply["tool_calls"][0]["id"],
+                "content": text(generator, RESULT_IDS),
+            }
+            messages.append(result)
+    return bodies
+
+
+@cache
+def answers(kind: int) -> list[tuple[bytes, ...]]:
+    """Return the bodies of a kind's answers, cut where the conversation's number belongs."""
+    generator = random.Random(kind)
+    prompt = [generator.randrange(150_000) for _ in range(PROMPT_IDS)]
+    bodies = []
+    for turn, message in enumerate(replies(kind)):
+        ids = [generator.randrange(150_000) for _ in range(SAMPLED_IDS)]
+        content = [
+            {"token": f" w{token}", "logprob": -generator.expovariate(2.0), "bytes": [32, 119], "top_logprobs": []}
+            for token in ids
+        ]
+        choice = {"index": 0, "message": message, "logprobs": {"content": content}, "token_ids": ids}
+        choice["finish_reason"] = "tool_calls" if "tool_calls" in message else "stop"
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(ids), "total_tokens": len(prompt) + len(ids)}
+        body = {"id": f"chatcmpl-{kind}-{turn}-@", "object": "chat.completion", "created": 1, "model": "policy"}
+        body |= {"choices": [choice], "usage": usage, "prompt_token_ids": prompt}
+        bodies.append(tuple(json.dumps(body, separators=(",", ":")).encode().split(b"@")))
+        prompt = [*prompt, *ids, *(generator.randrange(150_000) for _ in range(RESULT_IDS))]
+    return bodies
+
+
+async def policy(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer chat completions, as an ASGI app."""
+    import orjson
+
+    if scope["type"] != "http":
+        return
+    body = b""
+    while True:
+        event = await receive()
+        body += event.get("body", b"")
+        if not event.get("more_body"):
+            break
+    if scope["method"] == "GET":
+        answer = b'{"object":"list","data":[{"id":"policy","object":"model"}]}'
+    else:
+        messages = orjson.loads(body)["messages"]
+        _, number, _, _, kind, _ = messages[1]["content"].split(" ", 5)
+        turn = (len(messages) - 2) // 2
+        answer = number.encode().join(answers(int(kind[:-1]))[turn])
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": answer})
+
+
+async def ask(url: str, clients: int, seconds: float, first: int, most: int | None = None) -> dict[str, float]:
+    """Hold conversations for so many seconds (or calls); return the figures."""
+    import aiohttp
+
+    times: list[float] = []
+    number = first
+    answered = 0
+    connector = aiohttp.TCPConnector(limit=clients)
+    headers = {"Content-Type": "application/json"}
+    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
+
+        async def client() -> None:
+            nonlocal number, answered
+            while time.perf_counter() < end and (most is None or answered < most):
+                number += 1
+                mine, kind = str(number).encode(), number % KINDS
+                for body in requests(kind):
+                    begun = time.perf_counter()
+                    async with session.post(url, data=mine.join(body)) as response:
+                        answer = await response.read()
+                        if response.status != 200 or not answer.endswith(b"}"):
+                            raise SystemExit(f"{response.status}: {answer[:300]!r}")
+                    times.append(time.perf_counter() - begun)
+                    answered += 1
+                    if len(times) > 100_000:
+                        del times[:50_000]
+
+        for kind in range(KINDS):
+            requests(kind)
+        begun = time.perf_counter()
+        end = begun + seconds
+        await asyncio.gather(*(client() for _ in range(clients)))
+        took = time.perf_counter() - begun
+    return {"rate": answered / took, "median": statistics.median(times) * 1e3, "calls": answered, "last": number}
+
+
+def main() -> None:
+    """Serve, or ask."""
+    import uvicorn
+    import uvloop
+
+    if sys.argv[1] == "serve":
+        for kind in range(KINDS):
+            answers(kind)
+        uvicorn.run(policy, port=int(sys.argv[2]), log_level="warning", access_log=False, timeout_keep_alive=60)
+    else:
+        url, clients, seconds, first = sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
+        most = int(sys.argv[6]) if len(sys.argv) > 6 else None
+        print(json.dumps(uvloop.run(ask(url, clients, seconds, first, most))))
+
+
+if __name__ == "__main__":
+    main()

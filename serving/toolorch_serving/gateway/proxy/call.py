@@ -1,0 +1,192 @@
+"""One policy call through the proxy: asked, passed on, captured; whatever happens to it, exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from toolorch_integrations.recorder import Recorder
+from toolorch_integrations.versions import conversation_key
+from toolorch_integrations.wire_call import WireCall, WireFacts
+from toolorch_serving.gateway.errors import GatewayError
+from toolorch_serving.gateway.proxy import peek
+from toolorch_serving.gateway.proxy.conversations import Asked, Conversations
+from toolorch_serving.gateway.proxy.exchange import Exchange
+from toolorch_serving.gateway.proxy.headers import RawHeaders
+from toolorch_serving.gateway.proxy.request import CHAT, ProxyRequest
+from toolorch_serving.gateway.proxy.settings import ProxySettings
+from toolorch_serving.gateway.proxy.upstream import Upstream
+from toolorch_serving.gateway.proxy.watch import ClientGoneError, Watch
+
+logger = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_REFUSALS = 600.0
+"""Seconds for which a server is believed to give no ids for a model, after it refused to."""
+_GONE = "the client went away before its answer was whole"
+
+
+@dataclass(frozen=True, slots=True)
+class Proxied:
+    """A call that has ended, for metrics and limits."""
+
+    model: str
+    """That answered, as the server names it."""
+    status: int
+    """That the client was given; 499: it went away."""
+    seconds: float
+    input_tokens: int
+    """0 where it is not known."""
+    output_tokens: int
+    dollars: float
+
+
+class Ended(Protocol):
+    """Is told of every call that has ended."""
+
+    def __call__(self, scope: Scope, call: Proxied, /) -> None:
+        """Take note of a call."""
+
+
+@dataclass(slots=True)
+class Services:
+    """What all calls of a proxy share."""
+
+    upstream: Upstream
+    recorder: Recorder
+    settings: ProxySettings
+    conversations: Conversations
+    ended: Ended
+    inexact: dict[str, float] = field(default_factory=dict)
+    """Models whose server refuses to give ids, and until when it is believed to (`time.monotonic()`)."""
+
+
+class PolicyCall:
+    """One call of a conversation."""
+
+    def __init__(
+        self,
+        services: Services,
+        scope: Scope,
+        send: Send,
+        request: ProxyRequest,
+        asked: Asked,
+        headers: RawHeaders,
+    ) -> None:
+        conversation = asked.conversation
+        self._services = services
+        self._scope = scope
+        self._request = request
+        self._asked = asked
+        self._headers = headers
+        self._exchange = Exchange(send, conversation.trace_id, services.settings.kept_bytes)
+        self._clock = time.perf_counter()
+        self._started = time.time()
+        self._sent = request.body
+        self._captured = False
+        self._waited = max(0.0, self._started - conversation.answered) if conversation.answered else 0.0
+
+    async def run(self, receive: Receive) -> None:
+        """Answer the client, and have the call captured before the last byte goes out."""
+        exchange = self._exchange
+        try:
+            async with Watch(receive):
+                await self._ask()
+                self._capture(exchange.status)
+                await exchange.finish()
+        except ClientGoneError:
+            self._capture(499, _GONE)
+        except GatewayError as error:
+            self._capture(error.status, str(error))
+            await exchange.fail(error)
+        except asyncio.CancelledError:
+            self._capture(503, "the gateway was stopped before the answer was whole")
+            raise
+
+    async def _ask(self) -> None:
+        services, exchange = self._services, self._exchange
+        model = self._version()
+        exact = services.settings.exact and services.inexact.get(model, 0.0) < time.monotonic()
+        self._sent, added = self._request.sent(model, exact=exact)
+        await self._take()
+        if added and exchange.status in (400, 422) and refuses_ids(exchange.body):
+            logger.warning(
+                "%s gives no token ids for model %r, its traces are inexact: %s",
+                services.upstream.url,
+                model,
+                exchange.body[:300],
+            )
+            services.inexact[model] = time.monotonic() + _REFUSALS
+            self._sent, _ = self._request.sent(model, exact=False)
+            exchange.forget()
+            await self._take()
+
+    async def _take(self) -> None:
+        query = self._scope.get("query_string") or b""
+        path = f"{self._request.path}?{query.decode('latin-1')}" if query else self._request.path
+        upstream = self._services.upstream
+        response = await upstream.ask("POST", path, self._headers, self._sent)
+        try:
+            await self._exchange.take(response)
+        finally:
+            upstream.done(response)
+
+    def _version(self) -> str:
+        """Return the policy version that answers the conversation."""
+        settings, request = self._services.settings, self._request
+        if settings.router is None or request.model != settings.policy:
+            return request.model
+        conversation = self._asked.conversation
+        if request.path == CHAT:
+            key = conversation_key(request.messages, conversation.thread_id)
+        else:
+            key = conversation.thread_id or conversation.trace_id
+        return settings.router.version_for(key) or request.model
+
+    def _capture(self, status: int, failure: str = "") -> None:
+        if self._captured:
+            return
+        self._captured = True
+        exchange, services, conversation = self._exchange, self._services, self._asked.conversation
+        body, settings = exchange.body, services.settings
+        if exchange.too_long:
+            failure = failure or f"the answer was over the {settings.kept_bytes} bytes that capture keeps"
+        facts = WireFacts(
+            conversation.trace_id,
+            self._request.path,
+            exchange.status if exchange.begun else status,
+            exchange.stream,
+            failure,
+            settings.app,
+            conversation.thread_id,
+            conversation.begun,
+            self._started,
+            time.perf_counter() - self._clock,
+            self._waited,
+            self._asked.repeated,
+            settings.price.input,
+            settings.price.output,
+            settings.price.call,
+            settings.logprobs_mode,
+        )
+        call = WireCall(facts, self._sent, body)
+        services.recorder.put(call, trace_id=conversation.trace_id, size=call.size())
+        failed = bool(failure) or status >= 400
+        waits = peek.asks_for_tools(body)
+        services.conversations.end(self._asked, body, stream=exchange.stream, failed=failed, waits=waits)
+        read, wrote = peek.usage_in(body)
+        dollars = settings.price.dollars(read, wrote) if read or wrote else 0.0
+        model = peek.model_in(body) or self._request.model
+        services.ended(self._scope, Proxied(model, status, facts.seconds, read, wrote, dollars))
+
+
+def refuses_ids(body: bytes) -> bool:
+    """Whether an error says that the server does not know what exact capture asks for."""
+    return b"return_token_ids" in body or b"logprobs" in body
