@@ -18,7 +18,7 @@ from toolorch_serving.gateway.errors import ErrorBody, GatewayError, NotFoundErr
 from toolorch_serving.gateway.faults import event_fault
 from toolorch_serving.gateway.keys import Caller, caller
 from toolorch_serving.gateway.runner import Runner, RunRequest, RunStream
-from toolorch_serving.gateway.sse import event, event_source
+from toolorch_serving.gateway.sse import RunResponse, event
 from toolorch_serving.gateway.state import GatewayState
 
 Names = Annotated[list[str], Field(max_length=1000)]
@@ -118,13 +118,10 @@ def chat_routes(state: GatewayState) -> APIRouter:
         stream = await run.__aenter__()  # what cannot be served is refused before the first byte
 
         async def events() -> AsyncIterator[ServerSentEvent]:
-            try:
-                async for name, data in _events(stream, body):
-                    yield event(data, name)
-            finally:
-                await run.__aexit__(None, None, None)
+            async for name, data in _events(stream, body):
+                yield event(data, name)
 
-        return event_source(state, events())
+        return RunResponse(state, run, events())
 
     return router
 

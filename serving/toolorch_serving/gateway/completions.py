@@ -23,7 +23,7 @@ from toolorch_serving.gateway.errors import ErrorBody
 from toolorch_serving.gateway.keys import Caller, caller
 from toolorch_serving.gateway.readable import line
 from toolorch_serving.gateway.runner import RunRequest, RunStream
-from toolorch_serving.gateway.sse import event, event_source, finish
+from toolorch_serving.gateway.sse import RunResponse, event, finish
 from toolorch_serving.gateway.state import GatewayState
 
 GONE = 499
@@ -61,14 +61,11 @@ def completion_routes(state: GatewayState) -> APIRouter:
         chunks = Chunks(stream.trace_id, body.model, int(time.time()), options is not None and options.include_usage)
 
         async def events() -> AsyncIterator[ServerSentEvent]:
-            try:
-                async for item in _chunks(stream, chunks):
-                    yield event(item)
-                yield ServerSentEvent(data="[DONE]", sep="\n")
-            finally:
-                await run.__aexit__(None, None, None)
+            async for item in _chunks(stream, chunks):
+                yield event(item)
+            yield ServerSentEvent(data="[DONE]", sep="\n")
 
-        return event_source(state, events())
+        return RunResponse(state, run, events())
 
     return router
 

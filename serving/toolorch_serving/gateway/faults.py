@@ -36,9 +36,10 @@ _POLICY = (
     ("model_not_found", re.compile(r"NotFoundError|model.{0,80}does not exist", re.I | re.S)),
     ("policy_key_refused", re.compile(r"AuthenticationError|PermissionDenied|invalid.api.key", re.I)),
 )
-_SEARCH = re.compile(r"rate.?limit|limited|too many requests|\b429\b|quota", re.I)
-_REFUSED = re.compile(r"refuse|no sandbox|sandbox", re.I)
-_TIMED_OUT = re.compile(r"timed out|time limit|did not answer within|did not end within", re.I)
+_SEARCH_LIMITED = re.compile(r"takes no further|rate.?limit|too many requests|\b429\b", re.I)
+_CODE = ("code_interpreter", "enhance_reasoning")
+_CODE_REFUSED = re.compile(r"the program was not run", re.I)
+_CODE_TIMED_OUT = re.compile(r"the program was stopped after .{1,20}: it took too long", re.I)
 
 
 def fault_of(error: Exception) -> GatewayError:
@@ -75,22 +76,25 @@ def event_fault(event: Mapping[str, Any]) -> dict[str, Any] | None:
     if event["type"] == "fallback":
         reason = str(event["reason"])
         return _fault(f"{reason} {event['name']} answers in the policy's place.", policy_code(reason))
-    if event["type"] != "call_ended" or event["status"] in ("ok", "refused", "budget"):
+    if event["type"] != "call_ended":
         return None
     return _call_fault(str(event["name"]), str(event["status"]), str(event["result"]))
 
 
 def _call_fault(name: str, status: str, text: str) -> dict[str, Any] | None:
+    """Return what an observation says went wrong with the service, by the words of its tools."""
+    if name in _CODE:  # a program that fails is an observation like any other, with status ok
+        if status == "timeout" or _CODE_TIMED_OUT.search(text):
+            return _fault(text, "code_timed_out", name)
+        if _CODE_REFUSED.search(text):
+            return _fault(text, "code_refused", name)
+    if status not in ("error", "timeout"):
+        return None
     variable = _variable(text)
     if variable is not None:
         return _fault(text, "model_not_configured", variable)
-    if "search" in name and _SEARCH.search(text):
+    if "search" in name and _SEARCH_LIMITED.search(text):
         return _fault(text, "search_limited", name)
-    if name == "code_interpreter" or name == "enhance_reasoning":
-        if status == "timeout" or _TIMED_OUT.search(text):
-            return _fault(text, "code_timed_out", name)
-        if _REFUSED.search(text):
-            return _fault(text, "code_refused", name)
     return None
 
 

@@ -66,9 +66,15 @@ class RunRequest:
 
 
 class Runner(Protocol):
-    """An orchestrator that the gateway serves."""
+    """An orchestrator that the gateway serves.
+
+    Attributes:
+        name: By which clients ask for it.
+        options: What its runs go by where a request says nothing.
+    """
 
     name: str
+    options: RunOptions
 
     def catalog(self) -> Sequence[AnyEntry]:
         """Return what it may call."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import anyio
 import orjson
 from fastapi import Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.types import Receive, Scope, Send
 
 from toolorch_serving.gateway.runner import RunStream
 from toolorch_serving.gateway.state import GatewayState
@@ -24,16 +26,34 @@ def event(data: Mapping[str, Any], name: str | None = None) -> ServerSentEvent:
     return ServerSentEvent(data=orjson.dumps(data).decode(), event=name, sep="\n")
 
 
-def event_source(state: GatewayState, events: AsyncIterator[ServerSentEvent]) -> EventSourceResponse:
-    """Return a response that sends events; it closes their iterator when the client has gone or reads no more."""
-    return EventSourceResponse(
-        events,
-        sep="\n",
-        ping=PING_SECONDS,
-        send_timeout=SEND_SECONDS,
-        shutdown_event=anyio.Event(),
-        shutdown_grace_period=state.config.server.drain_seconds,
-    )
+class RunResponse(EventSourceResponse):
+    """The events of a run, which ends with the response: when the client has gone or reads no more, too.
+
+    Args:
+        state: Of the gateway.
+        run: The run, entered already; it is left when the response is over, whether or not anything was sent.
+        events: What is sent.
+    """
+
+    def __init__(
+        self, state: GatewayState, run: AbstractAsyncContextManager[RunStream], events: AsyncIterator[ServerSentEvent]
+    ) -> None:
+        super().__init__(
+            events,
+            sep="\n",
+            ping=PING_SECONDS,
+            send_timeout=SEND_SECONDS,
+            shutdown_event=anyio.Event(),
+            shutdown_grace_period=state.config.server.drain_seconds,
+        )
+        self._run = run
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._run.__aexit__(None, None, None)
 
 
 async def finish(stream: RunStream, request: Request) -> dict[str, Any] | None:

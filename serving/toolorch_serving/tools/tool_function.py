@@ -99,17 +99,18 @@ class ToolFunction:
         from langchain_core.documents import Document as LangChainDocument
         from langchain_core.tools import StructuredTool, ToolException
 
-        def shaped(found: Found) -> tuple[str, list[LangChainDocument]]:
+        # LangGraph reads the annotations of these functions, where no name of this method is known.
+        def shaped(found: Found) -> tuple[str, list[Any]]:
             documents = [LangChainDocument(page_content=d.text, metadata=d.metadata) for d in found.documents]
             return found.text, documents
 
-        def call(**arguments: Any) -> tuple[str, list[LangChainDocument]]:
+        def call(**arguments: Any) -> tuple[str, list[Any]]:
             try:
                 return shaped(self.call(**arguments))
             except ToolorchError as error:
                 raise ToolException(f"Error: {error}") from error
 
-        async def acall(**arguments: Any) -> tuple[str, list[LangChainDocument]]:
+        async def acall(**arguments: Any) -> tuple[str, list[Any]]:
             try:
                 return shaped(await self.acall(**arguments))
             except ToolorchError as error:
