@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -93,7 +93,7 @@ class WireCall:
 
     def pack(self) -> bytes:
         """Return the call as one piece of bytes, for a spool."""
-        facts = orjson.dumps(asdict(self.facts))
+        facts = orjson.dumps(self.facts)
         return b"".join((_LENGTHS.pack(len(facts), len(self.request)), facts, self.request, self.response))
 
     @classmethod

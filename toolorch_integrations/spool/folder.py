@@ -73,6 +73,8 @@ class OwnPart:
         id: Its name; under it the store keeps how much of it is there.
         last: Number of the newest event.
         lanes: See `LANES`.
+        folder: Its files.
+        lock: Descriptor of its lock; a child process that has it too keeps the part from being adopted.
     """
 
     def __init__(self, spool: Spool, store_key: str, app: str) -> None:
@@ -89,20 +91,20 @@ class OwnPart:
         self.id = f"{store_key}-{uuid.uuid4().hex}"
         self.last = 0
         self._max_bytes = spool.max_bytes
-        self._folder = spool.folder / self.id
+        self.folder = spool.folder / self.id
         hidden = spool.folder / f".{self.id}"
         hidden.mkdir(mode=0o700)
         try:
-            self._lock = os.open(hidden / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self.lock = os.open(hidden / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
             owner = Owner.current()
             facts = {"app": app, "host": owner.host, "pid": owner.pid, "created": time.time()}
             (hidden / _FACTS).write_text(json.dumps(facts))
-            hidden.rename(self._folder)  # Nobody sees a part that is not locked yet.
+            hidden.rename(self.folder)  # Nobody sees a part that is not locked yet.
         except OSError:
             shutil.rmtree(hidden, ignore_errors=True)
             raise
-        self.lanes = [Lane(self._folder, name, spool.segment_bytes, spool.fsync) for name in LANES]
+        self.lanes = [Lane(self.folder, name, spool.segment_bytes, spool.fsync) for name in LANES]
 
     @property
     def bytes(self) -> int:
@@ -125,7 +127,7 @@ class OwnPart:
         """
         limit = self._max_bytes * (1.05 if important else 1.0)
         if self.bytes + len(payload) > limit:
-            raise SpoolFullError(f"spool {self._folder}: {self.bytes} bytes wait for the store, which is the limit")
+            raise SpoolFullError(f"spool {self.folder}: {self.bytes} bytes wait for the store, which is the limit")
         self.lanes[decoded].append(kind, number, payload)
 
     def trim(self, stored: int, keep: int = KEPT_BYTES) -> None:
@@ -135,14 +137,14 @@ class OwnPart:
 
     def remove(self) -> None:
         """Remove it all: the store has it."""
-        _remove(self._folder)
+        _remove(self.folder)
         self.leave()
 
     def leave(self) -> None:
         """Close the files and the lock: what is left may be adopted. A forked child's parent keeps it."""
         for lane in self.lanes:
             lane.close()
-        os.close(self._lock)
+        os.close(self.lock)
 
 
 class AdoptedPart:

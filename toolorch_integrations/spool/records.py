@@ -36,6 +36,12 @@ def header(kind: int, number: int, payload: bytes) -> bytes:
     return _HEADER.pack(MARK, kind, length, checksum, number)
 
 
+def whole_bytes(head: bytes) -> int | None:
+    """Return how long the record is that begins with these `HEADER_BYTES`; None: they are no header."""
+    mark, _, length, _, _ = _HEADER.unpack(head)
+    return HEADER_BYTES + length if mark == MARK and length <= MAX_PAYLOAD else None
+
+
 def read_records(data: bytes) -> Iterator[Record | None]:
     """Yield the records of a file's content; None for each stretch that is damaged, the torn end included."""
     offset = 0

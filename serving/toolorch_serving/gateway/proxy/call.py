@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from toolorch_integrations.recorder import Recorder
+from toolorch_integrations.events import EncodedEvents, Event
 from toolorch_integrations.versions import conversation_key
 from toolorch_integrations.wire_call import WireCall, WireFacts
 from toolorch_serving.gateway.errors import GatewayError
@@ -48,6 +48,13 @@ class Proxied:
     dollars: float
 
 
+class Sink(Protocol):
+    """Takes captured calls: a recorder."""
+
+    def put(self, event: Event | EncodedEvents, *, trace_id: str = "", size: int | None = None) -> None:
+        """Take an event; it never raises, and does not block."""
+
+
 class Ended(Protocol):
     """Is told of every call that has ended."""
 
@@ -60,10 +67,12 @@ class Services:
     """What all calls of a proxy share."""
 
     upstream: Upstream
-    recorder: Recorder
+    recorder: Sink
     settings: ProxySettings
     conversations: Conversations
     ended: Ended
+    pause: Callable[[], float] = lambda: 0.0
+    """Seconds by which answers are to be delayed, as capture does not keep up."""
     inexact: dict[str, float] = field(default_factory=dict)
     """Models whose server refuses to give ids, and until when it is believed to (`time.monotonic()`)."""
 
@@ -100,6 +109,9 @@ class PolicyCall:
             async with Watch(receive):
                 await self._ask()
                 self._capture(exchange.status)
+                seconds = self._services.pause()
+                if seconds > 0.0:
+                    await asyncio.sleep(seconds)
                 await exchange.finish()
         except ClientGoneError:
             self._capture(499, _GONE)

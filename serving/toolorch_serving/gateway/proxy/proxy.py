@@ -8,10 +8,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from toolorch_integrations.events import TraceEnded, TraceStatus
-from toolorch_integrations.recorder import Recorder
 from toolorch_serving.gateway.errors import GatewayError, send_error
 from toolorch_serving.gateway.proxy import headers as http
-from toolorch_serving.gateway.proxy.call import Ended, PolicyCall, Services
+from toolorch_serving.gateway.proxy.call import Ended, PolicyCall, Services, Sink
 from toolorch_serving.gateway.proxy.conversations import Conversation, Conversations
 from toolorch_serving.gateway.proxy.exchange import Exchange
 from toolorch_serving.gateway.proxy.request import CHAT, TEXT, ProxyRequest
@@ -39,22 +38,25 @@ class CapturingProxy:
         caller: Says who asks: conversations of different callers never meet.
         ended: Is told of every call that has ended.
         conversations: Finds a request's conversation; by default a new index.
+        pause: Says by how many seconds answers are to be delayed, as capture does not keep up; see
+            `DetachedRecorder.pause`.
     """
 
     def __init__(
         self,
         upstream: Upstream,
-        recorder: Recorder,
+        recorder: Sink,
         settings: ProxySettings | None = None,
         *,
         caller: Callable[[Scope], str] = lambda _: "",
         ended: Ended = lambda _scope, _call: None,
         conversations: Conversations | None = None,
+        pause: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._recorder = recorder
         self._caller = caller
         found = conversations or Conversations(self._abandoned)
-        self._services = Services(upstream, recorder, settings or ProxySettings(), found, ended)
+        self._services = Services(upstream, recorder, settings or ProxySettings(), found, ended, pause)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
         """Answer a request whose body has been read."""

@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
+from toolorch_integrations.detached import DetachedRecorder
 from toolorch_integrations.recorder import Recorder
+from toolorch_integrations.spool import Spool
 from toolorch_integrations.store import TraceStore
 from toolorch_serving.gateway.errors import TooLargeError, send_error
 from toolorch_serving.gateway.proxy.proxy import CapturingProxy
@@ -23,8 +25,9 @@ REQUEST_BYTES = 64 * 2**20
 
 def capturing_proxy_app(
     url: str,
-    store: TraceStore | Recorder | str | Path,
+    store: TraceStore | Recorder | DetachedRecorder | str | Path,
     *,
+    spool: Spool | str | Path | None = None,
     settings: ProxySettings | None = None,
     timeout: float = 300.0,
     request_bytes: int = REQUEST_BYTES,
@@ -36,6 +39,8 @@ def capturing_proxy_app(
     Args:
         url: Base URL of the policy server, `/v1` included.
         store: Where traces go: a store, its file name or URL, or a recorder (which stays yours to close).
+        spool: Folder on a local disk in which calls wait for the store; by default beside an SQLite store, else
+            `toolorch-spool` in the current folder.
         settings: How requests are treated.
         timeout: Seconds that the policy server may stay silent.
         request_bytes: Largest request.
@@ -43,8 +48,9 @@ def capturing_proxy_app(
     Example:
         >>> uvicorn.run(capturing_proxy_app("http://127.0.0.1:8000/v1", "traces.db"))  # doctest: +SKIP
     """
-    recorder = store if isinstance(store, Recorder) else Recorder(store)
-    proxy = CapturingProxy(Upstream(url, timeout), recorder, settings)
+    recorder = store if isinstance(store, Recorder | DetachedRecorder) else _recorder(store, spool)
+    pause = recorder.pause if isinstance(recorder, DetachedRecorder) else lambda: 0.0
+    proxy = CapturingProxy(Upstream(url, timeout), recorder, settings, pause=pause)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -63,6 +69,12 @@ def capturing_proxy_app(
                 await proxy(scope, receive, send, body)
 
     return app
+
+
+def _recorder(store: TraceStore | str | Path, spool: Spool | str | Path | None) -> DetachedRecorder:
+    opened = store if isinstance(store, TraceStore) else TraceStore(store)
+    beside = None if opened.file is None else f"{opened.file}-spool"
+    return DetachedRecorder(store, spool=spool or beside or "toolorch-spool")
 
 
 async def _read(receive: Receive, most: int) -> bytes | None:
