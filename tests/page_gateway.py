@@ -49,6 +49,11 @@ class PageGateway:
     versions: dict[str, Any] = field(default_factory=data.versions)
     url: str = ""
 
+    def reset(self) -> None:
+        """Forget all that happened, as if it were new."""
+        for name, value in vars(PageGateway(url=self.url)).items():
+            setattr(self, name, value)
+
     def app(self) -> FastAPI:
         """Return the routes of the contract that the page uses, and the page."""
         app = FastAPI()
@@ -260,7 +265,17 @@ def failing(body: dict[str, Any]) -> list[Event]:
     """A run that ends in an error event."""
     text = "The policy server does not answer: is the one at [policy] url running?"
     events = [start(body), turn(1, "I search."), call("search", {"query": "x"}, "c1")]
-    return [*events, ("error", {"message": text, "code": "policy_unreachable", "param": None})]
+    return [*events, ("error", {"message": text, "code": "policy_unreachable", "param": None}), complete(body, "error")]
+
+
+def noted(body: dict[str, Any]) -> list[Event]:
+    """A fault that the run gets over."""
+    events = [start(body), turn(1, "I search."), call("search", {"query": "x"}, "c1")]
+    events.append(result("search", "too many requests", "c1", status="error"))
+    events.append(
+        ("error", {"message": "The search is limited: wait a minute.", "code": "search_limited", "param": "search"})
+    )
+    return [*events, turn(2, ""), ("final_answer", {"content": "I do not know."}), complete(body)]
 
 
 def cut(body: dict[str, Any]) -> list[Event]:
@@ -268,4 +283,4 @@ def cut(body: dict[str, Any]) -> list[Event]:
     return [start(body), turn(1, "I search."), call("search", {"query": "x"}, "c1")]
 
 
-SCRIPTS = {"delete": destructive, "hostile": hostile, "fail": failing, "cut": cut, "slow": cut}
+SCRIPTS = {"delete": destructive, "hostile": hostile, "fail": failing, "noted": noted, "cut": cut, "slow": cut}

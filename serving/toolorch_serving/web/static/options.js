@@ -58,7 +58,7 @@ function sliders(state, save) {
   const note = h("p", { class: "fine" });
   const rows = PREFERENCES.map(({ key, label, start }) => {
     const id = freshId(key);
-    const output = h("output", { for: id });
+    const shown = h("span", { class: "level", "aria-hidden": "true" }); // the slider itself says it
     const input = h("input", {
       id,
       type: "range",
@@ -68,7 +68,7 @@ function sliders(state, save) {
       value: state.preferences?.[key] ?? start,
     });
     const show = () => {
-      output.textContent = `${input.value} · ${level(Number(input.value))}`;
+      shown.textContent = `${input.value} · ${level(Number(input.value))}`;
       input.setAttribute("aria-valuetext", `${input.value}, matters ${level(Number(input.value))}`);
     };
     const change = () => {
@@ -84,7 +84,7 @@ function sliders(state, save) {
       input,
       start,
       show,
-      element: h("div", { class: "slider" }, h("label", { for: id }, label), output, input),
+      element: h("div", { class: "slider" }, h("label", { for: id }, label), shown, input),
     };
   });
   const noted = () => {

@@ -21,7 +21,7 @@ export class Totals {
     };
     this.element = h(
       "dl",
-      { class: "totals", "aria-label": "Used so far" },
+      { class: "totals" },
       Object.values(this.#meters).map((meter) => meter.element),
     );
     this.#draw();

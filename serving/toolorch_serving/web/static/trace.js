@@ -96,7 +96,7 @@ function graph(trace) {
     h(
       "p",
       { class: "fine" },
-      "Time runs down. Where the history was edited or a subagent worked, the graph has branches. Choose a message to read it.",
+      "Time runs down. Where the history was edited or a subagent worked, the graph has branches. Squares were sampled by a model, rings are results of calls, dots were written by the app. Choose a message to read it.",
     ),
     h("div", { class: "graph-and-message" }, messageGraph(nodes, chosen.index, show), detail),
   );
