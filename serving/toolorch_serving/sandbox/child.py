@@ -4,7 +4,7 @@ Its source is handed to the interpreter as text, so it imports nothing of this p
 `resource`. It runs as the program's `__main__`.
 
 The job lies in a file in memory once a byte arrives on `go`, as `marshal` writes it: `code`, `files` (name to bytes),
-`home`, `path` (further folders of modules), `limits` (name of an RLIMIT to its value). Arguments: the descriptors of
+`home`, `path` (further folders of modules), `limits` (name of an RLIMIT to its soft and hard value). Arguments: the descriptors of
 that file, of `go`, and of `ready`, which takes a byte when all is set.
 """
 
@@ -31,8 +31,8 @@ def _run_job() -> None:
     sys.path[:0] = [home]
     sys.path.extend(job["path"])
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # `site`, which makes them, is left out
-    for name, most in job["limits"].items():
-        resource.setrlimit(getattr(resource, name), (most, most))
+    for name, pair in job["limits"].items():
+        resource.setrlimit(getattr(resource, name), pair)
     os.write(ready, b"1")
     os.closerange(3, 2**16)
     names = globals()

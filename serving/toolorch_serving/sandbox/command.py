@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -67,22 +68,23 @@ def sandbox_command(bubblewrap: str, runtime: Runtime, packages: Path | None, di
     ]
 
 
-def rlimits(limits: Limits, *, confined: bool) -> dict[str, int]:
-    """Return the limits of each process, by the names of `resource`.
+def rlimits(limits: Limits, *, confined: bool) -> dict[str, tuple[int, int]]:
+    """Return the soft and hard limits of each process, by the names of `resource`.
 
     Processes are counted in the sandbox's own user namespace; outside one the count would hold all of the user's.
     """
+    seconds = math.ceil(limits.cpu_seconds)
     values = {
         "RLIMIT_AS": limits.memory,
         "RLIMIT_CORE": 0,
-        "RLIMIT_CPU": -int(-limits.cpu_seconds // 1),
         "RLIMIT_FSIZE": limits.file_bytes,
         "RLIMIT_MEMLOCK": 0,
         "RLIMIT_NOFILE": limits.open_files,
     }
     if confined:
         values |= {"RLIMIT_MSGQUEUE": 0, "RLIMIT_NPROC": limits.processes, "RLIMIT_SIGPENDING": 256}
-    return values
+    pairs = {name: (most, most) for name, most in values.items()}
+    return {**pairs, "RLIMIT_CPU": (seconds, seconds + 1)}  # the soft limit's signal tells a time-out from a kill
 
 
 def explain(said: str) -> str:

@@ -97,7 +97,7 @@ def _sentences(words: str, aliases: Sequence[str]) -> dict[str, str]:
             begins.append((alias, found.start(), found.end()))
             position = found.end()
     ends = [start for _, start, _ in begins[1:]] + [len(words)]
-    return {alias: words[behind:end].strip() for (alias, _, behind), end in zip(begins, ends, strict=True)}
+    return {alias: words[behind:end].strip() for (alias, _, behind), end in zip(begins, ends, strict=False)}
 
 
 def _specialist(
