@@ -119,6 +119,11 @@ class Recorder:
         """
         return self._losses.dropped
 
+    @property
+    def spooled_bytes(self) -> int:
+        """Bytes in this process's files of the spool: about what the store does not have yet; 0 without a spool."""
+        return self._intake.spooled_bytes
+
     def put(
         self,
         event: Event | EncodedEvents | Deferred,
@@ -180,7 +185,7 @@ class Recorder:
             if thread is not None:
                 self._intake.flush(ends=True)
         if thread is not None:
-            thread.join(timeout)
+            thread.join(None if timeout is None else timeout + self._feed.grace)
         ended = thread is None or not thread.is_alive()
         if self._owns_store and ended and not already:
             self.store.close()

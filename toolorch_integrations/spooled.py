@@ -50,6 +50,12 @@ class SpooledIntake(Intake):
         self._in_turn = Reentrant()
         self._warned = False
 
+    @property
+    def spooled_bytes(self) -> int:
+        """Bytes in this process's files: what is stored already goes with the next segment."""
+        part = self.part
+        return 0 if part is None else part.bytes
+
     def put(self, item: Put, trace_id: str, size: int, durable: bool) -> None:
         """Write an item to the spool and queue it; see `Intake.put`."""
         # What is private is redacted before it is written: on the writer thread, as the hook may be slow.
@@ -128,7 +134,10 @@ class SpooledFeed:
 
     Attributes:
         complete: Whether it has ended with everything stored.
+        grace: See `Feed`.
     """
+
+    grace = 5.0
 
     def __init__(self, intake: SpooledIntake, spool: Spool, writer: Writer, decoder: Decoder, losses: Losses) -> None:
         self._intake = intake
@@ -219,7 +228,7 @@ class SpooledFeed:
         if time.monotonic() < self._retry_at:
             return
         delivery = self._ensure_delivery()
-        if delivery is None or not delivery.locate():
+        if delivery is None or not delivery.retry():
             self._failed()
             return
         records = self._reader.take(BATCH, delivery.position, self._drained)
@@ -236,7 +245,6 @@ class SpooledFeed:
                 self._failures = 0
 
     def _failed(self) -> None:
-        self._reader.rewind()
         self._retry_at = time.monotonic() + _PAUSES[min(self._failures, len(_PAUSES) - 1)]
         self._failures += 1
 

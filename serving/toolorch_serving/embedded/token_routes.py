@@ -48,6 +48,13 @@ class DerenderRequest(BaseModel):
     prompt_tokens: int = 0
 
 
+class DetokenizeRequest(BaseModel):
+    """Ids whose text is asked for."""
+
+    tokens: list[int]
+    model: str | None = None
+
+
 def token_routes(served: Served) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
@@ -90,6 +97,11 @@ def token_routes(served: Served) -> APIRouter:
     async def derender(body: DerenderRequest) -> JSONResponse:
         return JSONResponse(await asyncio.to_thread(_derender, served, body))
 
+    @router.post("/detokenize")
+    async def detokenize(body: DetokenizeRequest) -> dict[str, str]:
+        check_ids(body.tokens, "tokens")
+        return {"prompt": await asyncio.to_thread(served.tokenizer.decode, body.tokens)}
+
     @router.post("/v1/completions")
     async def complete(body: CompletionRequest, http: Request) -> JSONResponse:
         if body.stream:
@@ -108,12 +120,15 @@ def token_routes(served: Served) -> APIRouter:
         head = {"id": running.id, "object": "text_completion", "created": running.created, "model": running.model}
         return JSONResponse({**head, "choices": [choice], "usage": _usage(len(body.prompt), len(steps))})
 
+    def check_ids(ids: list[int], field: str) -> None:
+        vocabulary = served.engine.model.vocabulary
+        if any(not 0 <= token < vocabulary for token in ids):
+            raise RequestError(f"token ids must be from 0 to {vocabulary - 1}", field)
+
     async def _run(
         body: SamplingRequest, prompt: list[int], model: str | None, http: Request
     ) -> tuple[Running, list[Step]]:
-        vocabulary = served.engine.model.vocabulary
-        if any(not 0 <= token < vocabulary for token in prompt):
-            raise RequestError(f"token ids must be from 0 to {vocabulary - 1}", "prompt")
+        check_ids(prompt, "prompt")
         adapter = served.adapter(model)
         sampling = body.sampling(len(prompt), served.longest)
         running = served.submit(prompt, sampling, adapter, skip_special=body.skip_special_tokens)

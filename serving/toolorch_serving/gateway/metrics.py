@@ -18,6 +18,7 @@ from toolorch_integrations.versions import VersionRouter
 
 SHARE_SECONDS = 900
 """Over which time routing shares are taken."""
+_REASONS = ("overflow", "store", "spool", "decode", "redaction", "closed")
 _MOST_NAMES = 500
 """Different models and entries that get figures of their own: more would be somebody's mistake."""
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -185,9 +186,10 @@ class _Live(Collector):
 
 
 def _capture(session: CaptureSession) -> Iterator[Metric]:
+    lost = session.dropped
     dropped = CounterMetricFamily("toolorch_capture_dropped", "Captured events that were lost.", labels=["reason"])
-    for reason in ("overflow", "store", "decode", "redaction", "closed"):
-        dropped.add_metric([reason], session.dropped.get(reason, 0))
-    for reason in sorted(set(session.dropped) - {"overflow", "store", "decode", "redaction", "closed"}):
-        dropped.add_metric([reason], session.dropped[reason])
+    for reason in sorted({*_REASONS, *lost}):
+        dropped.add_metric([reason], lost.get(reason, 0))
     yield dropped
+    backlog = "Bytes of captured events on disk that the store may not have yet."
+    yield GaugeMetricFamily("toolorch_spool_bytes", backlog, session.recorder.spooled_bytes)

@@ -8,15 +8,18 @@ from contextlib import ExitStack, contextmanager
 
 from toolorch_integrations.capture import capture
 from toolorch_integrations.store import TraceStore
-from toolorch_serving.gateway.config import GatewayConfig
+from toolorch_serving.gateway.answer import Scope
+from toolorch_serving.gateway.config import GatewayConfig, PolicyConfig
 from toolorch_serving.gateway.errors import ConfigError, UpstreamError
-from toolorch_serving.gateway.keys import Keyring
-from toolorch_serving.gateway.limits import Limits
+from toolorch_serving.gateway.keys import CALLER, Keyring
+from toolorch_serving.gateway.limits import PERMIT, Limits
 from toolorch_serving.gateway.metrics import Metrics
 from toolorch_serving.gateway.orchestrators import make_runners
 from toolorch_serving.gateway.periodic import Periodic
+from toolorch_serving.gateway.proxy import CapturingProxy, Proxied, ProxySettings
+from toolorch_serving.gateway.proxy import Upstream as ProxyUpstream
 from toolorch_serving.gateway.state import GatewayState
-from toolorch_serving.gateway.upstream import Upstream
+from toolorch_serving.gateway.upstream import Upstream, authorization
 from toolorch_serving.gateway.versions import Versions
 from toolorch_serving.promotion.records import PromotionRecords
 
@@ -63,6 +66,31 @@ def open_state(config: GatewayConfig, add: Callable[[GatewayState], None] | None
 def add_parts(state: GatewayState) -> None:
     """Add the orchestrators and the proxy that the configuration asks for."""
     state.runners = make_runners(state.config, state.router)
+    if state.config.policy is not None:
+        state.proxy = _proxy(state, state.config.policy)
+
+
+def _proxy(state: GatewayState, policy: PolicyConfig) -> CapturingProxy:
+    settings = ProxySettings(
+        policy=policy.model or (state.router.routes.current if state.router else ""),
+        router=state.router,
+        price=policy.price,
+        key=authorization(policy).get("Authorization", "").removeprefix("Bearer ") or None,
+        # Where callers have no key of the gateway's, what they send is for the policy server.
+        pass_key=state.keys.is_open,
+    )
+
+    def ended(scope: Scope, call: Proxied) -> None:
+        scope[PERMIT].spent(call.dollars)
+        state.metrics.policy_call(call.model, call.status, call.seconds, call.input_tokens, call.output_tokens)
+
+    return CapturingProxy(
+        ProxyUpstream(policy.url, policy.timeout),
+        state.session.recorder,
+        settings,
+        caller=lambda scope: str(scope[CALLER].name),
+        ended=ended,
+    )
 
 
 def _policy(config: GatewayConfig, store: TraceStore, stack: ExitStack) -> tuple[Upstream | None, Versions | None]:

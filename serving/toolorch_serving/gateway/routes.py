@@ -30,6 +30,7 @@ from toolorch_serving.gateway.service_routes import service_routes
 from toolorch_serving.gateway.state import GatewayState
 from toolorch_serving.gateway.trace_routes import trace_routes
 from toolorch_serving.gateway.version_routes import version_routes
+from toolorch_serving.web import page_routes
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def make_routes(state: GatewayState) -> FastAPI:
     app.state.gateway = state
     for routes in (completion_routes, chat_routes, service_routes, trace_routes, version_routes):
         app.include_router(routes(state))
+    app.include_router(page_routes())
     _handle_errors(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -67,10 +67,11 @@ def _batch(upstream: Upstream, ids: list[int], separators: Sequence[int], end: f
         text = upstream.detokenize([separator])
         if not text:
             continue
-        joined = [part for token in ids for part in (separator, token)]
+        others = [token for token in ids if token != separator]
+        joined = [part for token in others for part in (separator, token)]
         pieces = upstream.detokenize([*joined, separator]).split(text)
-        if len(pieces) == len(ids) + 2 and pieces[0] == pieces[-1] == "":
-            return dict(zip(ids, pieces[1:-1], strict=True))
+        if len(pieces) == len(others) + 2 and pieces[0] == pieces[-1] == "":
+            return dict(zip(others, pieces[1:-1], strict=True)) | {separator: text}
     found: dict[int, str] = {}
     for token in ids:
         if time.monotonic() >= end:
