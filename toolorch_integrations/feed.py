@@ -12,9 +12,11 @@ class Feed:
 
     Attributes:
         complete: Whether it has ended, with everything stored or counted as lost.
+        grace: Seconds that closing waits beyond its own time, for what is only in memory to be written to disk.
         has_work: Whether it is to begin before anything is put.
     """
 
+    grace = 0.0
     has_work = False
 
     def __init__(self, intake: Intake, writer: Writer, decoder: Decoder) -> None:

@@ -64,6 +64,7 @@ class Writer:
         self._app = app
         self._retry_seconds = retry_seconds
         self._ready = False
+        self._problem = ""
         self._journal = Journal(store, app)
 
     def process(self, events: list[Event]) -> None:
@@ -208,19 +209,28 @@ class Writer:
                         self.store.prepare()
                         self._ready = True
                     attempt()
+                self._say("")
                 return True
             except _CONFLICTS:
                 raise
             except StoreError as error:
-                logger.error("capture: %s", error)
+                self._say(f"capture: {error}")
                 return False
             except _TRANSIENT as error:
                 limit = give_up if self.deadline is None else min(give_up, self.deadline)
                 if time.monotonic() + pause > limit:
-                    logger.warning("capture: store %s: %s", self.store, error)
+                    self._say(f"capture: store {self.store}: {error}")
                     return False
                 time.sleep(pause)
         return False
+
+    def _say(self, problem: str) -> None:
+        """Log a problem with the store when it begins and when it is over, and not at each attempt between."""
+        if problem and not self._problem:
+            logger.warning("%s", problem)
+        elif self._problem and not problem:
+            logger.warning("capture: store %s takes events again", self.store)
+        self._problem = problem
 
     def finish(self) -> None:
         """Mark the traces that still run as interrupted; never raises."""

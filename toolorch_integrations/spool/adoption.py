@@ -16,7 +16,7 @@ from toolorch_integrations.writer import Writer
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 15.0
+LOOK_SECONDS = 5.0
 """How often a process looks for the parts of dead ones."""
 
 RETRY_SECONDS = 1.0
@@ -87,9 +87,10 @@ class Adopter:
         work = self._work
         assert work is not None
         reader = work.part.reader
-        records = reader.take(BATCH, work.delivery.position) if work.delivery.locate() else None
-        if records is None or (records and not work.delivery.deliver_records(records)):
-            reader.rewind()
+        delivery = work.delivery
+        ready = delivery.locate() and delivery.retry()
+        records = reader.take(BATCH, delivery.position) if ready else []
+        if not ready or (records and not delivery.deliver_records(records)):
             self.next_at = time.monotonic() + RETRY_SECONDS
         elif not records:
             if reader.damaged:

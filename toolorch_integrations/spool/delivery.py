@@ -22,6 +22,7 @@ class Delivery:
 
     Attributes:
         position: Number of the newest event that is known to be stored.
+        pending: What the store did not take yet: decoded once, tried again until it does.
     """
 
     def __init__(self, part: str, writer: Writer, decoder: Decoder, losses: Losses, *, new: bool = False) -> None:
@@ -35,11 +36,17 @@ class Delivery:
             new: The store has nothing of it yet.
         """
         self.position = 0
+        self.pending: Sequence[tuple[int, list[Event]]] = ()
         self._part = part
         self._writer = writer
         self._decoder = decoder
         self._losses = losses
         self._located = new
+
+    @property
+    def reached(self) -> int:
+        """Number of the newest event that was handed over, stored or pending."""
+        return self.pending[-1][0] if self.pending else self.position
 
     def locate(self) -> bool:
         """Ask the store how far it is, unless that is known; False: it cannot be asked now."""
@@ -62,13 +69,22 @@ class Delivery:
         """Write numbered events; those that the store has are passed over.
 
         Returns:
-            False when the store cannot be written now.
+            False when the store cannot be written now: the events are pending.
         """
+        self.pending = entries
+        return self.retry()
+
+    def retry(self) -> bool:
+        """Write what is pending; False when the store cannot be written now."""
         if not self.locate():
             return False
-        entries = [(number, events) for number, events in entries if number > self.position]
-        if not entries:
-            return True
+        entries = [(number, events) for number, events in self.pending if number > self.position]
+        if entries and not self._deliver_all(entries):
+            return False
+        self.pending = ()
+        return True
+
+    def _deliver_all(self, entries: Sequence[tuple[int, list[Event]]]) -> bool:
         try:
             return self._deliver(entries)
         except Exception:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from toolorch_integrations.errors import StoreError
 from toolorch_integrations.store.engine import WRITES
@@ -34,16 +34,15 @@ def take_step(connection: Connection, step: SpoolPosition) -> None:
     Raises:
         SpoolMovedError: It does not stand where the step begins: a commit that seemed lost had been made.
     """
-    values = {"spool": step.spool, "position": step.after, "written": time.time()}
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(spool_positions).values(values)
+    table = spool_positions
     if step.before == 0:
-        statement = statement.on_conflict_do_nothing(index_elements=["spool"])
-    else:
-        changed = {name: statement.excluded[name] for name in ("position", "written")}
-        same = spool_positions.c.position == step.before
-        statement = statement.on_conflict_do_update(index_elements=["spool"], set_=changed, where=same)
-    if connection.execute(statement).rowcount != 1:
+        try:
+            connection.execute(insert(table).values(spool=step.spool, position=step.after, written=time.time()))
+        except IntegrityError as error:
+            raise SpoolMovedError(f"spool {step.spool} has begun already") from error
+        return
+    same = (table.c.spool == step.spool) & (table.c.position == step.before)
+    if connection.execute(update(table).where(same).values(position=step.after, written=time.time())).rowcount != 1:
         raise SpoolMovedError(f"spool {step.spool} is not at {step.before} any more")
 
 
