@@ -186,7 +186,9 @@ class Rounds:
         """Return the folder of the version that serves."""
         records = PromotionRecords(self.store)
         current = records.routes(self.name).current
-        found = [one.folder for one in records.history() if one.candidate == current and one.step is Step.PROMOTED]
+        history = records.history()
+        # A version that a person promoted by its name alone has no folder there: the bare policy, for one.
+        found = [one.folder for one in history if one.candidate == current and one.step is Step.PROMOTED and one.folder]
         return found[-1] if found else self.base
 
     def _new(self, since: float) -> int:
