@@ -4,8 +4,8 @@ Its source is handed to the interpreter as text, so it imports nothing of this p
 `resource`. It runs as the program's `__main__`.
 
 The job lies in a file in memory once a byte arrives on `go`, as `marshal` writes it: `code`, `files` (name to bytes),
-`home`, `path` (further folders of modules), `limits` (name of an RLIMIT to its soft and hard value). Arguments: the descriptors of
-that file, of `go`, and of `ready`, which takes a byte when all is set.
+`home`, `path` (further folders of modules), `limits` (name of an RLIMIT to its soft and hard value). Arguments: the
+descriptors of that file, of `go`, and of `ready`, which takes a byte when all is set.
 """
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from toolorch_serving.sandbox.command import (
     FOLDER,
@@ -54,7 +55,7 @@ class Launch:
     """
 
     command: Callable[[Descriptors], Sequence[str]]
-    options: Mapping[str, object]
+    options: Mapping[str, Any]
     folder: str
     path: tuple[str, ...]
     filter: bytes

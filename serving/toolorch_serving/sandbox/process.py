@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import selectors
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
 
 from toolorch_serving.sandbox.command import explain
+from toolorch_serving.sandbox.descriptors import OpenDescriptors, fill
 from toolorch_serving.sandbox.errors import SandboxError, SandboxUnavailableError
 from toolorch_serving.sandbox.job import Descriptors, Launch, Program
+from toolorch_serving.sandbox.output import OutputStream, reason_of
 from toolorch_serving.sandbox.result import Reason, SandboxResult
 from toolorch_serving.sandbox.watch import INTERVAL, over
 
 START_SECONDS = 30.0
 """Wall clock until a program must have begun: a machine under load is no reason to give up."""
 _END_SECONDS = 10.0
-_STDERR_OF_MEMORY = "MemoryError"
-_CPU = 128 + signal.SIGXCPU
-
-
-@dataclass(slots=True)
-class _Stream:
-    """An output of the program, kept up to a limit."""
-
-    limit: int
-    kept: bytearray = field(default_factory=bytearray)
-    cut: bool = False
-
-    def take(self, piece: bytes) -> None:
-        room = self.limit - len(self.kept)
-        self.cut = self.cut or len(piece) > room
-        self.kept += piece[:room]
-
-    def text(self) -> str:
-        return self.kept.decode("utf-8", errors="replace")
 
 
 class SandboxProcess:
@@ -65,7 +48,7 @@ class SandboxProcess:
         self.first_handle: int | None = None
         self.info = b""
         self.exit_code: int | None = None
-        self._open: set[int] = set()
+        self.descriptors = OpenDescriptors()
         self.process: subprocess.Popen[bytes] | None = None
         try:
             self._start()
@@ -89,10 +72,9 @@ class SandboxProcess:
         try:
             self.began = self.began if began is None else began
             self.limits = program.limits
-            self.outputs = (_Stream(self.limits.output), _Stream(self.limits.output))
-            _fill(self.stdin, program.stdin.encode("utf-8", errors="replace"))
-            fcntl.fcntl(self.stdin, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
-            _fill(self.job, program.payload(self.launch))
+            self.outputs = (OutputStream(self.limits.output), OutputStream(self.limits.output))
+            fill(self.stdin, program.stdin.encode("utf-8", errors="replace"))
+            fill(self.job, program.payload(self.launch))
             with suppress(BrokenPipeError):  # it has failed: its words are read below
                 os.write(self.go, b"1")
             self._follow(stop)
@@ -107,16 +89,15 @@ class SandboxProcess:
             if process is not None:
                 self._kill_all(process)
         finally:
-            while self._open:
-                os.close(self._open.pop())
+            self.descriptors.close_all()
 
     def _start(self) -> None:
         """Start the process; what is open in this one stays here, but for what is named."""
-        self.ready_end, ready = self._pipe()
-        self.info_end, info = self._pipe()
-        go, self.go = self._pipe()
-        self.stdin, self.job, seccomp = self._memory(), self._memory(), self._memory()
-        _fill(seccomp, self.launch.filter)
+        self.ready_end, ready = self.descriptors.pipe()
+        self.info_end, info = self.descriptors.pipe()
+        go, self.go = self.descriptors.pipe()
+        self.stdin, self.job, seccomp = self.descriptors.memory(), self.descriptors.memory(), self.descriptors.memory()
+        fill(seccomp, self.launch.filter)
         inherited = Descriptors(job=self.job, go=go, ready=ready, info=info, seccomp=seccomp)
         self.process = subprocess.Popen(
             self.launch.command(inherited),
@@ -126,10 +107,9 @@ class SandboxProcess:
             pass_fds=(self.job, go, ready, info, seccomp),
             env={},
             start_new_session=True,
-            **self.launch.options,  # type: ignore[arg-type]
+            **self.launch.options,
         )
-        for descriptor in (go, ready, info):
-            self._close(descriptor)
+        self.descriptors.close(go, ready, info)
 
     def _follow(self, stop: int) -> None:
         """Read and watch until the program has ended or is over a limit."""
@@ -139,15 +119,14 @@ class SandboxProcess:
         assert process.stderr is not None
         out, error = process.stdout.fileno(), process.stderr.fileno()
         with selectors.DefaultSelector() as selector:
-            handle = os.pidfd_open(process.pid)
-            self._open.add(handle)
-            sources = {
-                out: lambda: self._read(out, 0),
-                error: lambda: self._read(error, 1),
+            handle = self.descriptors.process(process.pid)
+            sources: dict[int, Callable[[], bool]] = {
+                out: partial(self._read, out, 0),
+                error: partial(self._read, error, 1),
                 self.ready_end: self._is_ready,
                 self.info_end: self._informed,
                 handle: self._has_ended,
-                stop: lambda: self._kill(Reason.KILLED),
+                stop: partial(self._kill, Reason.KILLED),
             }
             for descriptor in sources:
                 selector.register(descriptor, selectors.EVENT_READ)
@@ -174,7 +153,10 @@ class SandboxProcess:
         else:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
-        self.exit_code = process.wait(_END_SECONDS)
+        try:
+            self.exit_code = process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise SandboxError(f"The sandbox's process {process.pid} does not end, though it was killed.") from error
         if self.first_handle is not None:
             with selectors.DefaultSelector() as selector:
                 selector.register(self.first_handle, selectors.EVENT_READ)
@@ -190,14 +172,15 @@ class SandboxProcess:
         code: int | None = self.exit_code if self.ended is not None and self.reason is None else None
         now = time.monotonic()
         if self.ready is None and self.reason is not Reason.KILLED:
-            raise SandboxUnavailableError(f"The sandbox could not be set up: {explain(error)}")
+            late = f"it did not start within {START_SECONDS:g} s" if self.reason is Reason.TIMEOUT else ""
+            raise SandboxUnavailableError(f"The sandbox could not be set up: {late or explain(error)}")
         if code is not None and code < 0:  # without a sandbox, signals are told apart
             code = 128 - code
         return SandboxResult(
             out,
             error,
             code,
-            self.reason or _reason_of(code, error),
+            self.reason or reason_of(code, error),
             seconds=(self.ended or now) - (self.ready or now),
             start_seconds=(self.ready or now) - self.began,
             stdout_cut=self.outputs[0].cut,
@@ -242,8 +225,7 @@ class SandboxProcess:
             return bool(said)
         self.first = first
         with suppress(ProcessLookupError):
-            self.first_handle = os.pidfd_open(first)
-            self._open.add(self.first_handle)
+            self.first_handle = self.descriptors.process(first)
         return False
 
     def _has_ended(self) -> bool:
@@ -264,35 +246,3 @@ class SandboxProcess:
     def _kill(self, reason: Reason) -> bool:
         self.reason = self.reason or reason
         return False
-
-    # --- descriptors, closed at the latest with the sandbox ---
-
-    def _pipe(self) -> tuple[int, int]:
-        ends = os.pipe()
-        self._open.update(ends)
-        return ends
-
-    def _memory(self) -> int:
-        descriptor = os.memfd_create("toolorch", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        self._open.add(descriptor)
-        return descriptor
-
-    def _close(self, descriptor: int) -> None:
-        self._open.remove(descriptor)
-        os.close(descriptor)
-
-
-def _fill(descriptor: int, content: bytes) -> None:
-    """Write a file in memory and go back to its beginning, which all who have inherited it share."""
-    with open(descriptor, "wb", closefd=False) as stream:
-        stream.write(content)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-
-
-def _reason_of(code: int | None, error: str) -> Reason | None:
-    """Return why a program that ended was ended, as far as its exit status tells."""
-    if code == _CPU:
-        return Reason.TIMEOUT
-    if code == 1 and (error.strip().splitlines() or [""])[-1].startswith(_STDERR_OF_MEMORY):
-        return Reason.MEMORY
-    return Reason.KILLED if code is not None and code > 128 else None

@@ -95,11 +95,11 @@ def filter_program(machine: str | None = None) -> bytes:
         for numbers in table.values():
             if (number := numbers[column]) is not None:
                 program.test(_EQUAL, number, then=_refusal(error))
-    number = {name: numbers[column] for name, numbers in _CHECKED.items()}
-    program.argument(number["clone"], 0, _ANY_BIT, (_NEW_NAMESPACES,), _refusal(errno.EPERM), _ALLOW)
-    program.argument(number["socket"], 0, _EQUAL, _FAMILIES, _ALLOW, _refusal(errno.EAFNOSUPPORT))
-    program.argument(number["ioctl"], 1, _EQUAL, _TERMINAL, _refusal(errno.EPERM), _ALLOW)
-    program.argument(number["personality"], 0, _EQUAL, _PERSONALITIES, _ALLOW, _refusal(errno.EPERM))
+    checked = {name: numbers[column] for name, numbers in _CHECKED.items()}
+    program.argument(checked["clone"], 0, _ANY_BIT, (_NEW_NAMESPACES,), _refusal(errno.EPERM), _ALLOW)
+    program.argument(checked["socket"], 0, _EQUAL, _FAMILIES, _ALLOW, _refusal(errno.EAFNOSUPPORT))
+    program.argument(checked["ioctl"], 1, _EQUAL, _TERMINAL, _refusal(errno.EPERM), _ALLOW)
+    program.argument(checked["personality"], 0, _EQUAL, _PERSONALITIES, _ALLOW, _refusal(errno.EPERM))
     program.end(_ALLOW)
     return bytes(program.code)
 

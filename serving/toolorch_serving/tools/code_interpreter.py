@@ -83,13 +83,14 @@ def observed(result: SandboxResult, limits: Limits) -> str:
 
 
 def _why(result: SandboxResult, limits: Limits) -> str:
+    number = (result.exit_code or 0) - 128
     reasons: Mapping[Reason | None, str] = {
         None: f"failed with exit status {result.exit_code}",
         Reason.TIMEOUT: f"was stopped after {limits.seconds:g} s: it took too long. Compute less, or in another way",
         Reason.MEMORY: f"needed more than {_size(limits.memory)} of memory. Keep less at once",
         Reason.OUTPUT: f"printed more than {_size(limits.output)} and was stopped. Print results only",
         Reason.FILES: f"made more than {limits.files} files and was stopped",
-        Reason.KILLED: "was killed" + (f" by signal {result.exit_code - 128}" if (result.exit_code or 0) > 128 else ""),
+        Reason.KILLED: "was killed" + (f" by signal {number}" if number > 0 else ""),
     }
     return reasons[result.reason]
 

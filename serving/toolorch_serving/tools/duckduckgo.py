@@ -35,7 +35,7 @@ def duckduckgo(timeout: float, url: str | None = None) -> Callable[[str, int], l
             "search by DuckDuckGo needs ddgs: pip install 'toolorch-integrations[search]', or set TAVILY_API_KEY."
         ) from error
 
-    class Engine(Duckduckgo):  # type: ignore[misc]  # ddgs has no types
+    class Engine(Duckduckgo):
         def request(self, *args: Any, **kwargs: Any) -> str:
             reply = self.http_client.request(*args, **kwargs)
             if reply.status_code in _LIMITED:

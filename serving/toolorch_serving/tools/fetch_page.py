@@ -20,11 +20,11 @@ from toolorch_serving.tools.tool_function import Document, Found, ToolFunction, 
 NAME = "fetch_page"
 CHARACTERS = 20_000
 _REDIRECTS = (301, 302, 303, 307, 308)
-_HEADERS = {
-    "User-Agent": "toolorch",
-    "Accept": "text/html, text/plain;q=0.9, application/json;q=0.8",
-    "Accept-Encoding": "gzip",
-}
+_HEADERS = [
+    ("User-Agent", "toolorch"),
+    ("Accept", "text/html, text/plain;q=0.9, application/json;q=0.8"),
+    ("Accept-Encoding", "gzip"),
+]
 _LEFT_OUT = "//script | //style | //noscript | //template | //svg | //nav | //footer"
 
 
@@ -155,7 +155,7 @@ def _text(kind: str, content: bytes) -> str:
             raise ToolError(f"The page is {name.strip()}, not text: try another page.")
         return _decoded(content, charset)
     try:
-        from lxml import html
+        from lxml import html  # type: ignore[import-untyped]
     except ImportError as error:
         raise ToolError("fetch_page needs lxml: pip install 'toolorch-integrations[search]'.") from error
     decoded = _decoded(content, charset).encode("utf-8")
