@@ -60,7 +60,7 @@ def test_an_app_that_cannot_be_used_is_named_with_the_fix(app: str, words: str) 
 async def test_built_in_from_a_catalogue_and_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog = tmp_path / "catalog.toml"
     catalog.write_text(CATALOG)
-    script = [Reply(calls=[("expert", {"task": "Think."})]), "Done."]
+    script: list[Reply | str] = [Reply(calls=[("expert", {"task": "Think."})]), "Done."]
     with ScriptedPolicy(script) as policy, ScriptedPolicy(["Expert's word."], model="expert") as expert:
         monkeypatch.setenv("EXPERT_URL", expert.url)
         made = GatewayConfig(

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
 
 from tests.gateway_runs import DELETE_TWO, FACES, Held, Shop, ask, ended, events_of, runner_for
 from toolorch_integrations import Budget, CatalogFilter, Preferences
@@ -192,6 +193,57 @@ async def test_a_run_that_is_closed_stops_spending_in_the_middle_of_a_call(face:
         assert [m["content"] for m in one.policy.requests[1]["messages"] if m["role"] == "user"] == ["Once more."]
 
 
+async def test_an_app_keeps_its_conversations_in_a_checkpointer_of_its_own() -> None:
+    saver, held = InMemorySaver(), Held()
+
+    def script(request: Any) -> Any:
+        said = [m["content"] for m in request["messages"] if m["role"] == "user"]
+        return EXPERT if said[-1] == "Slow." else DELETE_TWO if said[-1] == "Clean up." else "Done."
+
+    with shop_of("langgraph", script, held, checkpointer=saver) as one:
+
+        async def cancelled(thread: str) -> None:
+            held.asked.clear()
+            stream = one.runner.run(ask("Slow.", thread_id=thread))
+            reading = asyncio.create_task(events_of(stream))
+            await held.begun()
+            reading.cancel()
+            await asyncio.wait([reading])
+
+        await cancelled("a")
+        assert saver.get_tuple({"configurable": {"thread_id": "a"}}) is None
+        await ended(one.runner.run(ask("First.", thread_id="a")))
+        await cancelled("a")
+        await ended(one.runner.run(ask("Second.", thread_id="a")))
+        said = [m["content"] for m in one.policy.requests[-1]["messages"] if m["role"] != "system"]
+        assert said == ["First.", "Done.", "Second."]
+        waiting = await ended(one.runner.run(ask(thread_id="a")))
+        decisions = {item["call_id"]: True for item in waiting["confirmations"]}
+        end = await ended(one.runner.run(ask(thread_id="a", decisions=decisions)))
+        assert end["status"] == "interrupted"  # the script asks again
+        assert sorted(one.shop.done) == ["delete 1", "delete 2", "look 1"]
+        held.let_go.set()
+
+
+async def test_a_run_that_fails_after_the_yes_is_not_asked_to_do_it_twice(face: str) -> None:
+    def script(request: Any) -> Any:
+        if any(m["role"] == "tool" for m in request["messages"]):
+            return Reply("out of order", status=400)
+        return DELETE_TWO if request["messages"][-1]["content"] == "Clean up." else "Done."
+
+    with shop_of(face, script) as one:
+        waiting = await ended(one.runner.run(ask()))
+        decisions = {item["call_id"]: True for item in waiting["confirmations"]}
+        again = ask(thread_id=waiting["thread_id"], decisions=decisions)
+        assert (await ended(one.runner.run(again)))["status"] == "error"
+        with pytest.raises(ConflictError, match="waits for no decision"):
+            one.runner.run(again)
+        assert (await ended(one.runner.run(ask("Hm.", thread_id=waiting["thread_id"]))))["status"] == "answered"
+        said = [m["content"] for m in one.policy.requests[-1]["messages"] if m["role"] != "system"]
+    assert said == ["Hm."]
+    assert sorted(one.shop.done) == ["delete 1", "delete 2", "look 1"]
+
+
 async def test_a_run_that_is_never_begun_leaves_nothing_behind(face: str) -> None:
     with shop_of(face, ["Done."]) as one:
         stream = one.runner.run(ask())
@@ -264,7 +316,7 @@ async def test_conversations_are_bounded_and_those_that_wait_are_let_go_last(fac
 
 
 async def test_a_slow_reader_makes_its_run_wait_and_no_other(face: str) -> None:
-    with shop_of(face, [Reply(calls=[("look", {"number": n}) for n in range(60)]), "Done."]) as one:
+    with shop_of(face, [Reply(calls=[("look", {"number": n}) for n in range(40)]), "Done."]) as one:
         slow = one.runner.run(ask("Slow."))
         await anext(slow)
         end = await ended(one.runner.run(ask("Quick.")))

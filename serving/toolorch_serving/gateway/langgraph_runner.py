@@ -9,16 +9,13 @@ from typing import Any
 from uuid import UUID
 
 from langchain_core.messages import AIMessage, BaseMessage
-from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, Interrupt
 
 from toolorch_integrations.langgraph import OrchestratorMiddleware, ledger_of
-from toolorch_serving.gateway.checkpoints import freeze, thaw
+from toolorch_serving.gateway.checkpoints import Checkpoints, Graph, KeptCheckpoints, OwnCheckpoints
 from toolorch_serving.gateway.errors import ConfigError, ConflictError
 from toolorch_serving.gateway.runner import PROGRESS, FaceRunner, Outcome, RunStream
 from toolorch_serving.gateway.threads import Confirmation, Threads
-
-Graph = CompiledStateGraph[Any, Any, Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,40 +64,39 @@ class LangGraphRunner(FaceRunner):
         tools = getattr(graph.nodes["tools"].bound, "tools_by_name", {}) if "tools" in graph.nodes else {}
         super().__init__(name, threads, middleware.full_catalog(list(tools.values())), middleware.options)
         self._graph = graph
-        self._keeps = not graph.checkpointer
+        self._checkpoints = OwnCheckpoints if graph.checkpointer else KeptCheckpoints
 
     async def drive(self, stream: RunStream) -> Outcome:
         """Run the graph to its end or to the next interrupt."""
         thread = stream.thread
-        origin = stream.before.origin if stream.before is not None else thread.state
-        saver = thaw(thread.state, thread.id) if self._keeps else None
-        graph = self._graph if saver is None else self._graph.copy({"checkpointer": saver})
-        config: Any = {"configurable": {"thread_id": thread.id}}
-        thread.state = origin  # should this fail
-        async with aclosing(
-            graph.astream(
+        kept: Checkpoints = self._checkpoints(self._graph, thread)
+        origin = stream.before.origin if stream.before is not None else await kept.mark()
+        graph: Any = kept.graph
+        try:
+            chunks = graph.astream(
                 self._input(stream),
-                {**config, "run_id": UUID(stream.run_id)},
+                {**kept.config, "run_id": UUID(stream.run_id)},
                 context=self.context(stream.request) or None,
                 stream_mode="custom",
-                durability=None if saver is None else "exit",
+                durability="exit" if self._checkpoints is KeptCheckpoints else None,
             )
-        ) as chunks:
-            async for chunk in chunks:
-                if isinstance(chunk, dict) and chunk.get("type") in PROGRESS:
-                    await stream.put(chunk)
-        state = await graph.aget_state(config)
-        if saver is not None:
-            thread.state = freeze(saver, thread.id)
-        messages: Sequence[BaseMessage] = state.values["messages"]
-        confirmations, questions = _asked(state.interrupts, messages)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    if isinstance(chunk, dict) and chunk.get("type") in PROGRESS:
+                        await stream.put(chunk)
+            state = await graph.aget_state({"configurable": {"thread_id": thread.id}})
+            messages: Sequence[BaseMessage] = state.values["messages"]
+            confirmations, questions = _asked(state.interrupts, messages)
+        except BaseException:
+            await kept.go_back(origin)
+            raise
         return Outcome(
             answer="" if questions else messages[-1].text,
             ledger=ledger_of(state.values),
             confirmations=confirmations,
             asked=questions,
             origin=origin,
-            size=0 if thread.state is None else len(thread.state[1]),
+            size=kept.keep(),
         )
 
     def _input(self, stream: RunStream) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Any
 
 import orjson
 from llama_index.core.base.llms.types import ChatMessage
@@ -46,7 +47,7 @@ class LlamaIndexRunner(FaceRunner):
                 thread.state = orjson.dumps(handler.ctx.to_dict())
                 await _cancel(handler)
             else:
-                output = await handler
+                output: Any = await handler
                 answer = output.response.content or ""
                 outcome = Outcome(answer, await ledger_of(handler.ctx))
                 thread.state = orjson.dumps(handler.ctx.to_dict())
