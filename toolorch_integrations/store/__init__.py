@@ -1,6 +1,7 @@
 """Trace stores in SQLite and PostgreSQL."""
 
-from toolorch_integrations.store.filters import TraceFilters
+from toolorch_integrations.store.filters import TraceFilters, cursor
+from toolorch_integrations.store.policy import RetentionPolicy, RetentionSchedule, hold
 from toolorch_integrations.store.positions import SpoolMovedError, SpoolPosition
 from toolorch_integrations.store.retention import Purged, StoreStats
 from toolorch_integrations.store.store import TraceStore
@@ -8,6 +9,8 @@ from toolorch_integrations.store.writing import StoreConflictError, TraceWrite
 
 __all__ = [
     "Purged",
+    "RetentionPolicy",
+    "RetentionSchedule",
     "SpoolMovedError",
     "SpoolPosition",
     "StoreConflictError",
@@ -15,4 +18,6 @@ __all__ = [
     "TraceFilters",
     "TraceStore",
     "TraceWrite",
+    "cursor",
+    "hold",
 ]

@@ -18,6 +18,23 @@ BUSY_SECONDS = 5.0
 WRITES = {"toolorch_writes": True}
 """Execution options of a connection that will write: SQLite then takes its write lock at the beginning."""
 
+POOL = 5
+"""Connections to PostgreSQL that a process keeps, and as many more at peaks: ten processes fit a server's hundred."""
+
+WRITE_LIMITS = "SET LOCAL lock_timeout = '10s'; SET LOCAL idle_in_transaction_session_timeout = '60s'"
+"""PostgreSQL: a writer that waits for a stuck one gives up and tries again, and one that is stuck is cut off. Set in
+the transaction, so that it also holds behind a connection pooler."""
+
+_NETWORK = {
+    "connect_timeout": 5,
+    "application_name": "toolorch",
+    # A server that is cut off without a word is noticed in 15 seconds, and not in the kernel's two hours.
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+
 
 def parse_url(where: str | Path) -> URL:
     """Return the database URL for a store: a file name, `sqlite:///file` or `postgresql://...`.
@@ -56,7 +73,15 @@ def make_engine(url: URL, busy_seconds: float = BUSY_SECONDS) -> Engine:
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return create_engine(url, pool_pre_ping=True, pool_size=2, connect_args={"connect_timeout": 5})
+    return create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=POOL,
+        max_overflow=POOL,
+        pool_timeout=10,
+        pool_recycle=1800,
+        connect_args=_NETWORK | dict(url.query),
+    )
 
 
 def _file_url(name: str) -> URL:

@@ -6,7 +6,7 @@ import contextlib
 import sqlite3
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, delete, func, select, union
+from sqlalchemy import ColumnElement, Connection, Engine, delete, func, select, tuple_, union
 
 from toolorch_integrations.events import TraceStatus
 from toolorch_integrations.store import schema
@@ -25,6 +25,12 @@ class Purged:
     oldest: float | None
     """When the oldest of them started, epoch seconds."""
     newest: float | None
+
+    def __add__(self, other: Purged) -> Purged:
+        """Return the sum of two."""
+        times = [at for one in (self, other) for at in (one.oldest, one.newest) if at is not None]
+        turns = self.turns + other.turns
+        return Purged(self.traces + other.traces, turns, min(times, default=None), max(times, default=None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +54,50 @@ class StoreStats:
 
 def purge(engine: Engine, before: float | None, status: TraceStatus | None, keep: int | None, dry_run: bool) -> Purged:
     """Delete traces; see `TraceStore.purge`."""
-    table = schema.traces
-    query = select(table.c.id, table.c.started, table.c.turns).order_by(table.c.started.desc(), table.c.id.desc())
-    if status is None:
-        query = query.where(table.c.status != TraceStatus.RUNNING.value)
-    else:
-        query = query.where(table.c.status == status.value)
+    columns = schema.traces.c
+    running = TraceStatus.RUNNING.value
+    chosen = [columns.status != running if status is None else columns.status == status.value]
     with engine.connect() as connection:
-        chosen = list(connection.execute(query))[keep or 0 :]
-    chosen = [row for row in chosen if before is None or row.started < before]
-    if not dry_run and chosen:
-        for start in range(0, len(chosen), CHUNK):
-            with engine.connect().execution_options(**WRITES) as connection, connection.begin():
-                ids = [row.id for row in chosen[start : start + CHUNK]]
-                connection.execute(delete(table).where(table.c.id.in_(ids)))
+        if keep:
+            newest = select(columns.started, columns.id).where(*chosen)
+            newest = newest.order_by(columns.started.desc(), columns.id.desc()).offset(keep - 1).limit(1)
+            last_kept = connection.execute(newest).one_or_none()
+            if last_kept is None:
+                return Purged(0, 0, None, None)
+            chosen.append(tuple_(columns.started, columns.id) < tuple(last_kept))
+        if before is not None:
+            chosen.append(columns.started < before)
+        if dry_run:
+            return _total(connection, chosen)
+    total = Purged(0, 0, None, None)
+    while (deleted := _delete_chunk(engine, chosen)).traces:
+        total += deleted
+    if total.traces:
         _tidy(engine)
-    started = [row.started for row in chosen]
-    turns = sum(row.turns for row in chosen)
-    return Purged(len(chosen), turns, min(started, default=None), max(started, default=None))
+    return total
+
+
+def _total(connection: Connection, chosen: list[ColumnElement[bool]]) -> Purged:
+    columns = schema.traces.c
+    found = connection.execute(
+        select(func.count(), func.sum(columns.turns), func.min(columns.started), func.max(columns.started)).where(
+            *chosen
+        )
+    ).one()
+    return Purged(int(found[0]), int(found[1] or 0), found[2], found[3])
+
+
+def _delete_chunk(engine: Engine, chosen: list[ColumnElement[bool]]) -> Purged:
+    """Delete the oldest of the chosen traces that no writer holds."""
+    table = schema.traces
+    oldest = select(table.c.id).where(*chosen).order_by(table.c.started, table.c.id).limit(CHUNK)
+    with engine.connect().execution_options(**WRITES) as connection, connection.begin():
+        # Rows that a writer has locked are left for the next time; it may be resuming them.
+        ids = list(connection.scalars(oldest.with_for_update(skip_locked=True)))
+        same = [table.c.id.in_(ids)]
+        deleted = _total(connection, same)
+        connection.execute(delete(table).where(*same))
+    return deleted
 
 
 def stats(engine: Engine) -> StoreStats:
@@ -113,9 +145,17 @@ def _size(connection: Connection) -> int:
 
 def _tidy(engine: Engine) -> None:
     """Drop snapshots that no trace refers to any more, and give free space back to the disk."""
+    snapshots = schema.snapshots
     used = union(select(schema.traces.c.catalog_hash), select(schema.nodes.c.tools).where(schema.nodes.c.sampled))
-    with engine.connect().execution_options(**WRITES) as writing, writing.begin():
-        writing.execute(delete(schema.snapshots).where(schema.snapshots.c.hash.not_in(used)))
+    unused = snapshots.c.hash.not_in(used)
+    with engine.connect() as reading:
+        candidates = list(reading.scalars(select(snapshots.c.hash).where(unused)))
+    if candidates:
+        with engine.connect().execution_options(**WRITES) as writing, writing.begin():
+            if engine.dialect.name == "postgresql":
+                # A writer that found a snapshot there relies on it: wait for those, and have later ones wait.
+                writing.exec_driver_sql("LOCK TABLE snapshots IN SHARE ROW EXCLUSIVE MODE")
+            writing.execute(delete(snapshots).where(snapshots.c.hash.in_(candidates), unused))
     if engine.dialect.name == "sqlite":
         connection = engine.raw_connection()
         try:

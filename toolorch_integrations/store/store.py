@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
 from sqlalchemy import Connection, Engine, Table, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from toolorch_integrations.errors import StoreError
 from toolorch_integrations.events import TraceStatus
 from toolorch_integrations.store import positions, rows, schema, upgrade, writing
-from toolorch_integrations.store.engine import BUSY_SECONDS, WRITES, display, make_engine, parse_url
+from toolorch_integrations.store.engine import BUSY_SECONDS, WRITE_LIMITS, WRITES, display, make_engine, parse_url
 from toolorch_integrations.store.filters import TraceFilters, conditions
 from toolorch_integrations.store.loading import load
 from toolorch_integrations.store.positions import SpoolPosition
@@ -26,6 +26,9 @@ from toolorch_integrations.trace import Feedback, Reward, Trace, TraceHeader
 
 PAGE = 50
 """Traces that are read at a time."""
+
+
+_Header = TypeVar("_Header", bound=TraceHeader)
 
 
 class TraceStore:
@@ -261,9 +264,8 @@ class TraceStore:
         Args:
             **filters: See `TraceFilters`.
         """
-        for page in self._pages(filters):
-            for row in page:
-                yield TraceHeader(**rows.header_fields(row))
+        for page in self._pages(filters, lambda _, found: [TraceHeader(**rows.header_fields(row)) for row in found]):
+            yield from page
 
     def full_traces(self, **filters: Unpack[TraceFilters]) -> Iterator[Trace]:
         """Yield whole traces, newest first, a page at a time.
@@ -271,10 +273,8 @@ class TraceStore:
         Args:
             **filters: See `TraceFilters`.
         """
-        for page in self._pages(filters):
-            with self._engine.connect() as connection:
-                traces = load(connection, page)
-            yield from traces
+        for page in self._pages(filters, load):
+            yield from page
 
     def trace(self, trace_id: str) -> Trace:
         """Return a whole trace.
@@ -286,7 +286,7 @@ class TraceStore:
             StoreError: There is no such trace, or more than one.
         """
         column = schema.traces.c.id
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             found = connection.execute(
                 select(schema.traces).where(column.startswith(trace_id, autoescape=True)).order_by(column).limit(2)
             ).all()
@@ -298,7 +298,7 @@ class TraceStore:
 
     def find(self, trace_id: str) -> Trace | None:
         """Return the trace with exactly this id, or None."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             found = connection.execute(select(schema.traces).where(schema.traces.c.id == trace_id)).all()
             return load(connection, found)[0] if found else None
 
@@ -323,15 +323,18 @@ class TraceStore:
         """Return what the store holds."""
         return stats(self._engine)
 
-    def _pages(self, filters: TraceFilters) -> Iterator[Sequence[Any]]:
+    def _pages(
+        self, filters: TraceFilters, read: Callable[[Connection, Sequence[Any]], list[_Header]]
+    ) -> Iterator[list[_Header]]:
         table = schema.traces
         left = filters.get("limit")
         after: tuple[float, str] | None = None
         while left is None or left > 0:
             query = select(table).where(*conditions(filters, after))
             query = query.order_by(table.c.started.desc(), table.c.id.desc())
-            with self._engine.connect() as connection:
-                page = connection.execute(query.limit(PAGE if left is None else min(PAGE, left))).all()
+            with self._reading() as connection:
+                rows_of_page = connection.execute(query.limit(PAGE if left is None else min(PAGE, left))).all()
+                page = read(connection, rows_of_page) if rows_of_page else []
             if not page:
                 return
             yield page
@@ -349,8 +352,18 @@ class TraceStore:
             writing.upsert(connection, table, sorted(entries, key=lambda entry: str(entry["id"])))
 
     @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """Yield a connection to which the store stands still, so that a trace is read whole or not at all."""
+        with self._engine.connect() as connection:
+            if self.file is None:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            yield connection
+
+    @contextmanager
     def _writing(self) -> Iterator[Connection]:
         with self._engine.connect().execution_options(**WRITES) as connection, connection.begin():
+            if self.file is None:
+                connection.exec_driver_sql(WRITE_LIMITS)
             yield connection
 
 
@@ -365,5 +378,7 @@ def _interrupt_orphans(connection: Connection) -> None:
 def _interrupt(connection: Connection, ids: list[str]) -> None:
     table = schema.traces
     running = table.c.status == TraceStatus.RUNNING.value
+    # Locked in one order: two processes that open the store at once would wait for each other.
+    connection.execute(select(table.c.id).where(table.c.id.in_(ids)).order_by(table.c.id).with_for_update())
     values = {"status": TraceStatus.INTERRUPTED.value, "ended": time.time(), "revision": table.c.revision + 1}
     connection.execute(update(table).where(table.c.id.in_(ids), running).values(values))
