@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import os
 import socket
 import threading
 import time
@@ -14,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from toolorch_integrations.errors import CatalogError, MissingVariableError
+from toolorch_integrations import CallStatus, CatalogError, Endpoint, MissingVariableError, Specialist
 from toolorch_integrations.select import documents_in
-from toolorch_serving.sandbox import Limits, Reason, SandboxResult, SandboxUnavailableError
+from toolorch_integrations.testing import Reply, ScriptedPolicy
+from toolorch_serving.sandbox import Limits, Reason, Sandbox, SandboxError, SandboxResult, SandboxUnavailableError
 from toolorch_serving.tools import (
     DefinitionError,
     ForbiddenAddressError,
@@ -534,6 +536,92 @@ def test_both_frameworks_show_the_policy_the_same_schema() -> None:
         assert canonical_parameters(index.metadata.get_parameters_dict()) == wanted
         assert not entry.needs_confirmation
         assert entry.latency
+
+
+# --- whole runs ---
+
+FIBONACCI = "a, b, s = 0, 1, 0\nfor _ in range(10):\n    s += a\n    a, b = b, a + b\nprint(s)"
+CODE_THEN_ANSWER = (Reply(calls=[("code_interpreter", {"code": FIBONACCI})]), "The sum is 88.")
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Sandbox:
+    try:
+        made = Sandbox(Limits(seconds=30))
+        made.check()
+    except SandboxError as error:
+        if os.environ.get("TOOLORCH_REQUIRE_SANDBOX") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    return made
+
+
+@pytest.mark.sandbox
+def test_code_then_answer_in_langgraph(sandbox: Sandbox) -> None:
+    from tests.doubles import chat_policy
+    from toolorch_integrations.langgraph import create_orchestrator, ledger_of
+
+    loaded = load_tools(["code_interpreter", "search"], sandbox=sandbox)
+    with ScriptedPolicy(CODE_THEN_ANSWER) as server:
+        agent = create_orchestrator(chat_policy(server), loaded.langchain(), catalog=loaded.catalog())
+        result = agent.invoke({"messages": [("user", "Add the first ten Fibonacci numbers.")]})
+    assert [message.text for message in result["messages"][2:]] == ["88", "The sum is 88."]
+    tool = next(call for call in ledger_of(result) if call.name == "code_interpreter")
+    assert tool.status is CallStatus.OK
+    shown = {tool["function"]["name"]: tool["function"]["description"] for tool in server.requests[0]["tools"]}
+    assert shown["code_interpreter"].endswith("(about 0.2 s)")
+    assert set(shown) == {"code_interpreter", "search"}
+
+
+@pytest.mark.sandbox
+async def test_code_then_answer_in_llamaindex(sandbox: Sandbox) -> None:
+    from toolorch_integrations.llamaindex import OrchestratorAgent, PolicyLLM
+
+    loaded = load_tools(["code_interpreter"], sandbox=sandbox)
+    with ScriptedPolicy(CODE_THEN_ANSWER) as server:
+        policy = PolicyLLM(model=server.model, api_base=server.url, api_key="none")
+        agent = OrchestratorAgent(tools=loaded.llamaindex(), llm=policy, catalog=loaded.catalog())
+        assert str(await agent.run(user_msg="Add the first ten Fibonacci numbers.")) == "The sum is 88."
+    assert server.requests[1]["messages"][-1]["content"] == "88"
+
+
+@pytest.mark.sandbox
+def test_search_and_reasoning_in_the_select_rendering(sandbox: Sandbox) -> None:
+    from tests.doubles import chat_policy
+    from toolorch_integrations.langgraph import create_orchestrator
+
+    def specialist(request: Any) -> str:
+        asked = request["messages"][-1]["content"]
+        if "<query>" in asked:
+            return "<query>crates</query>"
+        if "```python" in asked and "output" not in asked:
+            return f"```python\n{FIBONACCI}\n```"
+        return "<answer>88</answer>"
+
+    steps = [Reply(calls=[(name, {"model": "wise"})]) for name in ("search", "enhance_reasoning", "answer")]
+    item = {"id": "7", "text": "A crate holds 4.", "score": 0.8, "metadata": {}}
+    with (
+        serving(lambda *_: as_json({"results": [[item]]})) as retrieval,
+        ScriptedPolicy(specialist) as wise,
+        ScriptedPolicy(lambda _: steps[min(len(policy.requests), 2)]) as policy,
+    ):
+        loaded = load_tools(["local_search", "code_interpreter"], retrieval_url=retrieval.url, sandbox=sandbox)
+        entry = Specialist(
+            name="wise",
+            capabilities=("search", "enhance_reasoning", "answer"),
+            endpoint=Endpoint(url=wise.url, model="wise"),
+        )
+        agent = create_orchestrator(
+            chat_policy(policy),
+            rendering="select",
+            select=loaded.select(),
+            catalog=loaded.select_catalog().with_entries([entry]),
+        )
+        result = agent.invoke({"messages": [("user", "Add the first ten Fibonacci numbers.")]})
+    assert result["messages"][-1].text == "88"
+    last = policy.requests[-1]["messages"][-1]["content"]
+    assert "Doc 1: A crate holds 4. ..." in last
+    assert "```output\n88\n```" in last
 
 
 # --- definitions ---
