@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.doubles import chat_policy, specialist
-from toolorch_integrations import Budget, Catalog, Price, Tool
+from toolorch_integrations import Budget, Catalog, Endpoint, Price, Tool
 from toolorch_integrations.langgraph import create_orchestrator
 from toolorch_integrations.llamaindex import OrchestratorAgent, PolicyLLM
 from toolorch_integrations.testing import Reply, ScriptedPolicy
@@ -42,11 +42,19 @@ class Shop:
         return [self.delete_order, self.look]
 
 
-def orchestrator(face: str, policy: ScriptedPolicy, experts: ScriptedPolicy, shop: Shop, **options: Any) -> Any:
+def orchestrator(
+    face: str,
+    policy: ScriptedPolicy,
+    experts: ScriptedPolicy,
+    shop: Shop,
+    key_variable: str | None = None,
+    **options: Any,
+) -> Any:
     """Return an orchestrator whose look costs 1 cent, and whose expert is played by a scripted server."""
     catalog = Catalog([Tool(name="look", price=Price(call=0.01)), Tool(name="delete_order")])
+    endpoint = Endpoint(url=experts.url, model="expert", timeout=30.0, key_variable=key_variable)
     given: dict[str, Any] = {
-        "specialists": [specialist(experts, answer_within=30.0)],
+        "specialists": [specialist(experts, endpoint=endpoint)],
         "catalog": catalog,
         "budget": Budget(turns=8),
         **options,

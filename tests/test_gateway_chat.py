@@ -13,11 +13,14 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from sse_starlette import ServerSentEvent
 
-from tests.gateway_runs import DELETE_TWO, FACES, Held, Shop, runner_for
+from tests.gateway_runs import DELETE_TWO, FACES, Held, Shop, ask, runner_for
 from tests.gateway_world import Serving, bearer, gateway, sha256
 from toolorch_integrations.events import TraceStatus
 from toolorch_integrations.testing import Reply, ScriptedPolicy
+from toolorch_serving.gateway.accounting import counted
+from toolorch_serving.gateway.sse import RunResponse, event
 
 LOOK = Reply("Looking.", calls=[("look", {"number": 1})])
 EXPERT = Reply(calls=[("expert", {"task": "Think."})])
@@ -32,14 +35,19 @@ def face(request: pytest.FixtureRequest) -> str:
 
 @contextmanager
 def serving(
-    folder: Path, face: str, script: Any, expert: Any = ("Expert's word.",), **sections: Any
+    folder: Path,
+    face: str,
+    script: Any,
+    expert: Any = ("Expert's word.",),
+    key_variable: str | None = None,
+    **sections: Any,
 ) -> Iterator[SimpleNamespace]:
     """A gateway on a real port, with the shop's orchestrator."""
     shop = Shop()
     with ScriptedPolicy(script) as policy, ScriptedPolicy(expert, model="expert") as experts:
 
         def add(state: Any) -> None:
-            state.runners["shop"] = runner_for(face, policy, experts, shop)
+            state.runners["shop"] = runner_for(face, policy, experts, shop, key_variable=key_variable)
 
         with gateway(folder, add, **sections) as app, Serving(app) as server:
             client = openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="ann", max_retries=0)
@@ -168,8 +176,10 @@ async def test_a_client_that_goes_away_ends_its_run(face: str, stream: bool, tmp
         assert (len(one.policy.requests), len(one.experts.requests)) == (1, 1)
 
 
-async def test_errors_are_openais(face: str, tmp_path: Path) -> None:
-    with serving(tmp_path, face, [Reply('"auto" tool choice requires --enable-auto-tool-choice', status=400)]) as one:
+async def test_errors_are_openais(tmp_path: Path) -> None:
+    with serving(
+        tmp_path, "langgraph", [Reply('"auto" tool choice requires --enable-auto-tool-choice', status=400)]
+    ) as one:
         create = one.client.chat.completions.create
         with pytest.raises(openai.NotFoundError):
             await create(model="nobody", messages=ASK)
@@ -233,8 +243,8 @@ async def test_the_chat_service_shows_a_run_step_by_step(face: str, tmp_path: Pa
     assert 'toolorch_calls_total{kind="specialist",name="expert",status="ok"} 1.0' in metrics
 
 
-async def test_tools_that_are_allowed_forbidden_and_preferred(face: str, tmp_path: Path) -> None:
-    with serving(tmp_path, face, ["Done."]) as one:
+async def test_tools_that_are_allowed_forbidden_and_preferred(tmp_path: Path) -> None:
+    with serving(tmp_path, "langgraph", ["Done."]) as one:
         await all_of(one, {"query": "Hm.", "allowed": ["look", "expert"], "forbidden": ["expert"]})
         await all_of(one, {"query": "Hm.", "preferred": ["expert"], "preferences": {"latency": 1.0}})
         tools = [[tool["function"]["name"] for tool in request["tools"]] for request in one.policy.requests]
@@ -273,6 +283,32 @@ async def test_faults_are_told_as_error_events(face: str, tmp_path: Path) -> Non
         assert events[2][1]["summary"]["status"] == "error"
 
 
+async def test_a_specialist_without_its_key_is_named_by_its_variable(tmp_path: Path) -> None:
+    with serving(tmp_path, "langgraph", [EXPERT, "Done."], key_variable="NO_SUCH_KEY") as one:
+        events = await all_of(one, {"query": "Clean up."})
+    (error,) = [data for name, data in events if name == "error"]
+    assert (error["code"], error["param"]) == ("model_not_configured", "NO_SUCH_KEY")
+    assert events[-2][1] == {"content": "Done."}
+
+
+async def test_a_response_that_is_never_sent_ends_its_run_too(tmp_path: Path) -> None:
+    with serving(tmp_path, "langgraph", ["Done."]) as one:
+        runner = one.state.runners["shop"]
+        permit = one.state.limits.admit(one.state.keys.identify(None))
+        run = counted(one.state, runner, ask(thread_id="mine"), permit)
+        await run.__aenter__()
+
+        async def unread() -> AsyncIterator[ServerSentEvent]:
+            yield event({})
+
+        async def gone(_: Any) -> None:
+            raise OSError("the client has gone")
+
+        with pytest.raises(OSError, match="gone"):
+            await RunResponse(one.state, run, unread())({"type": "http", "method": "POST"}, asyncio.Event().wait, gone)
+        await runner.run(ask(thread_id="mine")).aclose()  # it would be refused while the other is under way
+
+
 async def test_a_reader_that_leaves_in_mid_stream_ends_the_run(face: str, tmp_path: Path) -> None:
     held = Held()
     with serving(tmp_path, face, [EXPERT, EXPERT, "Done."], held) as one:
@@ -294,14 +330,14 @@ async def test_a_reader_that_leaves_in_mid_stream_ends_the_run(face: str, tmp_pa
         assert (len(one.policy.requests), len(one.experts.requests)) == (1, 1)
 
 
-async def test_conversations_of_two_callers_run_side_by_side_and_stay_their_own(face: str, tmp_path: Path) -> None:
+async def test_conversations_of_two_callers_run_side_by_side_and_stay_their_own(tmp_path: Path) -> None:
     held = Held()
 
     def script(request: Any) -> Any:
         slow = any(m["content"] == "Slow." for m in request["messages"])
         return EXPERT if slow and request["messages"][-1]["role"] == "user" else "Done."
 
-    with serving(tmp_path, face, script, held, keys=KEYS) as one:
+    with serving(tmp_path, "langgraph", script, held, keys=KEYS) as one:
         slow = asyncio.create_task(all_of(one, {"query": "Slow.", "thread_id": "ours"}))
         await held.begun()
         quick = await all_of(one, {"query": "Quick."}, key="bob")
@@ -317,9 +353,9 @@ async def test_conversations_of_two_callers_run_side_by_side_and_stay_their_own(
         assert (await slow)[-1][1]["summary"]["calls"] == {"expert": 1}
 
 
-async def test_a_key_has_its_dollars_of_the_day(face: str, tmp_path: Path) -> None:
+async def test_a_key_has_its_dollars_of_the_day(tmp_path: Path) -> None:
     keys = [{**KEYS[0], "dollars_per_day": 0.015}]
-    with serving(tmp_path, face, [LOOK, "Done."], keys=keys) as one:
+    with serving(tmp_path, "langgraph", [LOOK, "Done."], keys=keys) as one:
         first = await all_of(one, {"query": "One."})
         assert first[-1][1]["summary"]["status"] == "answered"
         second = await all_of(one, {"query": "Two."})  # a run goes over its limit by one call at most
