@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import Iterator
@@ -78,10 +77,7 @@ async def test_traces_are_filtered(tmp_path: Path):
         assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "status")
 
 
-@pytest.mark.parametrize(
-    "cursor",
-    ["x", "é", "====", base64.b64encode(b"soon abc").decode(), base64.b64encode(b"nan abc").decode(), "MS4w"],
-)
+@pytest.mark.parametrize("cursor", ["x", "é", "_", "soon_abc", "nan_abc", "1.5", "\x00"])
 async def test_what_is_no_cursor_is_refused(tmp_path: Path, cursor: str):
     with world(tmp_path) as (_, client):
         refused = await client.get("/v1/traces", params={"before": cursor})

@@ -34,7 +34,14 @@ def completion_routes(state: GatewayState) -> APIRouter:
     """Return the route by which OpenAI's clients ask an orchestrator."""
     router = APIRouter(tags=["chat"])
 
-    @router.post("/v1/chat/completions", responses={400: {"model": ErrorBody}, 502: {"model": ErrorBody}})
+    @router.post(
+        "/v1/chat/completions",
+        responses={
+            200: {"content": {"text/event-stream": {}}, "description": "The answer, whole or as a stream"},
+            400: {"model": ErrorBody},
+            502: {"model": ErrorBody},
+        },
+    )
     async def complete(
         body: CompletionRequest, request: Request, who: Annotated[Caller, Depends(caller("chat"))]
     ) -> Response:

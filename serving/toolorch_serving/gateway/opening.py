@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from toolorch_integrations.capture import capture
-from toolorch_integrations.store import TraceStore
+from toolorch_integrations.store import RetentionPolicy, RetentionSchedule, TraceStore
 from toolorch_serving.gateway.answer import Scope
 from toolorch_serving.gateway.config import GatewayConfig, PolicyConfig
 from toolorch_serving.gateway.errors import ConfigError, UpstreamError
@@ -31,7 +31,6 @@ FOLLOW_SECONDS = 2.0
 """Between two looks at the record of promotions."""
 PURGE_SECONDS = 3_600.0
 """Between two purges of traces that are too old."""
-_DAY = 86_400.0
 
 
 @contextmanager
@@ -54,7 +53,9 @@ def open_state(config: GatewayConfig, add: Callable[[GatewayState], None] | None
         upstream, versions = _policy(config, store, stack)
         router = None if versions is None else versions.router
         if config.store.retention_days is not None:
-            stack.enter_context(Periodic("retention", PURGE_SECONDS, _purging(store, config.store.retention_days)))
+            schedule = RetentionSchedule(store, RetentionPolicy(days=config.store.retention_days), PURGE_SECONDS)
+            schedule.start()
+            stack.callback(schedule.stop)
         metrics = Metrics(session, router)
         state = GatewayState(
             config, store, session, keys, limits, metrics, router, versions=versions, upstream=upstream
@@ -112,12 +113,3 @@ def _first(upstream: Upstream) -> str:
     if not names:
         raise ConfigError(f"policy.model is not given, and {upstream.config.url} serves nothing: give its name")
     return names[0]
-
-
-def _purging(store: TraceStore, days: float) -> Callable[[], None]:
-    def purge() -> None:
-        purged = store.purge(older_than=days * _DAY)
-        if purged.traces:
-            logger.info("%d traces older than %g days were deleted", purged.traces, days)
-
-    return purge

@@ -113,10 +113,36 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         for path in found["paths"].values():
             for operation in path.values():
                 operation["responses"].pop("422", None)
+        found["paths"]["/v1/completions"] = _PASSED_ON
         for name in ("HTTPValidationError", "ValidationError"):
             found["components"]["schemas"].pop(name, None)
         app.openapi_schema = found
     return app.openapi_schema
+
+
+_ERROR = {
+    "description": "The message says why.",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}},
+}
+# `app.Gateway` hands it to the proxy: no route of FastAPI's ever sees it.
+_PASSED_ON = {
+    "post": {
+        "tags": ["chat"],
+        "summary": "Complete",
+        "description": "Completion of a text by the policy server; what it may hold is the server's to say.",
+        "operationId": "complete_v1_completions_post",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}},
+        "responses": {
+            "200": {
+                "description": "As the server has it.",
+                "content": {"application/json": {}, "text/event-stream": {}},
+            },
+            "4XX": _ERROR,
+            "5XX": _ERROR,
+        },
+        "security": [{"HTTPBearer": []}],
+    }
+}
 
 
 def _first_line(error: Exception) -> str:

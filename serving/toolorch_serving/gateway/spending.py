@@ -58,7 +58,7 @@ class Spending:
             with self._writing() as connection:
                 if connection.dialect.name == "postgresql":
                     # Two gateways that make the table at once would meet in the system catalogue.
-                    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7308332042)")
+                    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7308332043)")
                 metadata.create_all(connection)
             self._stored = self._read()
         except SQLAlchemyError as error:

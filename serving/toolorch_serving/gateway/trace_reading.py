@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,10 +11,11 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, Integer, cast, func, select
 
+from toolorch_integrations.errors import StoreError
 from toolorch_integrations.ledger import CallKind
 from toolorch_integrations.node import Node
-from toolorch_integrations.store import TraceFilters, TraceStore, rows, schema
-from toolorch_integrations.store.filters import conditions
+from toolorch_integrations.store import TraceFilters, TraceStore, cursor, schema
+from toolorch_integrations.store.filters import place
 from toolorch_integrations.trace import Trace, TraceCall, TraceHeader
 from toolorch_serving.gateway.errors import GatewayError
 
@@ -38,14 +37,14 @@ def page(
     Raises:
         GatewayError: The cursor is none.
     """
-    after = None if before is None else _read_cursor(before)
-    table = schema.traces
-    query = select(table).where(*conditions(filters, after)).order_by(table.c.started.desc(), table.c.id.desc())
-    with store.engine.connect() as connection:
-        found = connection.execute(query.limit(limit + 1)).all()
-    heads = [TraceHeader(**rows.header_fields(row)) for row in found[:limit]]
-    cursor = _cursor(heads[-1]) if len(found) > limit else None
-    return [head_view(head, SHOWN) for head in heads], cursor
+    if before is not None:
+        try:
+            place(before)
+        except StoreError as error:
+            raise GatewayError(str(error), param="before") from error
+    heads = list(store.traces(**{**filters, "before": before, "limit": limit + 1}))  # type: ignore[arg-type]
+    shown = heads[:limit]
+    return [head_view(head, SHOWN) for head in shown], cursor(shown[-1]) if len(heads) > limit else None
 
 
 def head_view(head: TraceHeader, shown: int | None = None) -> dict[str, Any]:
@@ -186,19 +185,3 @@ def _call_view(entry: TraceCall) -> dict[str, Any]:
 
 def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in names}
-
-
-def _cursor(head: TraceHeader) -> str:
-    return base64.urlsafe_b64encode(f"{head.started!r} {head.id}".encode()).decode().rstrip("=")
-
-
-def _read_cursor(text: str) -> tuple[float, str]:
-    try:
-        padded = text.encode("ascii") + b"=" * (-len(text) % 4)
-        started, _, trace_id = base64.b64decode(padded, altchars=b"-_", validate=True).decode().partition(" ")
-        found = float(started), trace_id
-        if not math.isfinite(found[0]) or not trace_id or "\0" in trace_id:
-            raise ValueError(text)
-    except ValueError as error:
-        raise GatewayError("before is no cursor: give what `next` of the page before said", param="before") from error
-    return found

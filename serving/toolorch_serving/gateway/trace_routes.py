@@ -44,7 +44,7 @@ def trace_routes(state: GatewayState) -> APIRouter:
     ) -> Response:
         """List traces, newest first."""
         filters = TraceFilters(status=status, app=_storable(app), thread_id=_storable(thread_id))
-        data, cursor = trace_reading.page(state.store, filters, before, limit)
+        data, cursor = trace_reading.page(state.store, filters, _storable(before), limit)
         return _json({"data": data, "next": cursor})
 
     @router.get("/v1/traces/{trace_id}", response_model=TraceDetail)
