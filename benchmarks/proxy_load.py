@@ -1,7 +1,8 @@
 """The load of the capturing proxy's benchmark: a policy server that answers at once, and clients that ask it.
 
     python benchmarks/proxy_load.py serve PORT
-    python benchmarks/proxy_load.py ask URL CLIENTS SECONDS
+    python benchmarks/proxy_load.py gateway PORT UPSTREAM STORE
+    python benchmarks/proxy_load.py ask URL CLIENTS SECONDS FIRST_NUMBER [CALLS]
 
 A conversation has ten calls with a tool result between each two, as an agent's run has. The first prompt has 2,000 ids
 and each later one more; every answer has 150 sampled ids with log-probabilities, all in vLLM's format. What the
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import statistics
 import sys
@@ -21,7 +23,9 @@ from functools import cache
 from typing import Any
 
 CALLS = 10
-PROMPT_IDS, SAMPLED_IDS, RESULT_IDS = 2_000, 150, 25
+SAMPLED_IDS, RESULT_IDS = 150, 25
+FIRST_IDS = int(os.environ.get("PROXY_LOAD_FIRST", "2000"))
+"""Ids of a conversation's first prompt; all processes of a run have to agree."""
 KINDS = 16
 """Different conversations; what tells two of the same kind apart is the number in the user's first message."""
 
@@ -61,8 +65,8 @@ def requests(kind: int) -> list[tuple[bytes, ...]]:
     """Return the bodies of a kind's requests, cut where the conversation's number belongs."""
     generator = random.Random(-kind - 1)
     messages: list[dict[str, Any]] = [
-        {"role": "system", "content": text(generator, PROMPT_IDS // 2)},
-        {"role": "user", "content": f"Request @ of kind {kind}: " + text(generator, PROMPT_IDS // 2)},
+        {"role": "system", "content": text(generator, FIRST_IDS // 2)},
+        {"role": "user", "content": f"Request @ of kind {kind}: " + text(generator, FIRST_IDS // 2)},
     ]
     bodies = []
     for reply in replies(kind):
@@ -84,7 +88,7 @@ def requests(kind: int) -> list[tuple[bytes, ...]]:
 def answers(kind: int) -> list[tuple[bytes, ...]]:
     """Return the bodies of a kind's answers, cut where the conversation's number belongs."""
     generator = random.Random(kind)
-    prompt = [generator.randrange(150_000) for _ in range(PROMPT_IDS)]
+    prompt = [generator.randrange(150_000) for _ in range(FIRST_IDS)]
     bodies = []
     for turn, message in enumerate(replies(kind)):
         ids = [generator.randrange(150_000) for _ in range(SAMPLED_IDS)]
@@ -167,10 +171,15 @@ def main() -> None:
     import uvicorn
     import uvloop
 
+    served: dict[str, Any] = {"log_level": "warning", "access_log": False, "timeout_keep_alive": 60}
     if sys.argv[1] == "serve":
         for kind in range(KINDS):
             answers(kind)
-        uvicorn.run(policy, port=int(sys.argv[2]), log_level="warning", access_log=False, timeout_keep_alive=60)
+        uvicorn.run(policy, port=int(sys.argv[2]), **served)
+    elif sys.argv[1] == "gateway":
+        from toolorch_serving.gateway.proxy import capturing_proxy_app
+
+        uvicorn.run(capturing_proxy_app(sys.argv[3], sys.argv[4]), port=int(sys.argv[2]), **served)
     else:
         url, clients, seconds, first = sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
         most = int(sys.argv[6]) if len(sys.argv) > 6 else None

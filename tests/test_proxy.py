@@ -27,7 +27,11 @@ from toolorch_integrations.trace import Trace
 from toolorch_integrations.versions import Routes, VersionRouter
 from toolorch_serving.gateway.proxy import ProxySettings, capturing_proxy_app
 
-RUN = [Reply(calls=[("search", {"query": "tents"})]), Reply(calls=[("price", {"id": 7})]), "Two tents."]
+RUN: list[Reply | str] = [
+    Reply(calls=[("search", {"query": "tents"})]),
+    Reply(calls=[("price", {"id": 7})]),
+    "Two tents.",
+]
 USER = [{"role": "user", "content": "Which tents are there?"}]
 
 
@@ -106,6 +110,7 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
 
 def run(served: Served, request: str = "Which tents are there?", stream: bool = False) -> list[dict[str, Any]]:
     """A whole agent run, as an app makes it with OpenAI's client; returns the messages."""
+    message: Any
     client = openai.OpenAI(base_url=served.url, api_key="none", max_retries=0)
     messages: list[Any] = [{"role": "user", "content": request}]
     tools: Any = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in ("search", "price")]
@@ -505,6 +510,6 @@ def test_conversations_of_the_policy_are_routed_among_its_versions(tmp_path: Pat
     by_question: dict[str, set[str]] = {}
     for question, model in models:
         by_question.setdefault(question, set()).add(model)
-    assert by_question.pop(USER[0]["content"]) == {"v7"}  # type: ignore[index]
+    assert by_question.pop(USER[0]["content"]) == {"v7"}
     assert all(len(versions) == 1 for versions in by_question.values())
     assert set.union(*by_question.values()) == {"v1", "v2"}

@@ -27,6 +27,8 @@ from toolorch_integrations.store import TraceStore
 
 logger = logging.getLogger(__name__)
 
+WAKE_SECONDS = 0.02
+"""The writer is told at most so often that more was put; it waits for longer than that before it reads."""
 _REPORTS_EVERY = 32
 """Events between two looks at what the writer has reported."""
 _RESTART_SECONDS = 1.0
@@ -76,6 +78,7 @@ class DetachedRecorder:
         self._closed = False
         self._writer: subprocess.Popen[bytes] | None = None
         self._started_at = -_RESTART_SECONDS
+        self._woken_at = 0.0
         self._start()
 
     @property
@@ -171,10 +174,14 @@ class DetachedRecorder:
         if self._writer is None or self._writer.stdin is None:
             self._revive()
             return
+        now = time.monotonic()
+        if now - self._woken_at < WAKE_SECONDS:
+            return
+        self._woken_at = now
         try:
             os.write(self._writer.stdin.fileno(), b"\n")
         except BlockingIOError:
-            pass  # It has not read the last hundred thousand: it is awake.
+            pass  # It has not read thousands: it is awake.
         except OSError:
             self._revive()
 

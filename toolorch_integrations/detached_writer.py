@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from toolorch_integrations.decoding import Decoder
+from toolorch_integrations.detached import WAKE_SECONDS
 from toolorch_integrations.losses import Losses
 from toolorch_integrations.spool.adoption import Adopter
 from toolorch_integrations.spool.delivery import Delivery
@@ -108,7 +109,11 @@ class DetachedWriter:
 def _listen(seconds: float) -> bool:
     """Wait until more was put, for some time at most; False: the recorder has ended."""
     ready, _, _ = select.select([sys.stdin], [], [], seconds)
-    return not ready or bool(os.read(sys.stdin.fileno(), 2**16))
+    if ready and not os.read(sys.stdin.fileno(), 2**16):
+        return False
+    if ready:
+        time.sleep(2.5 * WAKE_SECONDS)  # What is put meanwhile comes without a word, and makes one transaction of many.
+    return True
 
 
 def main() -> None:

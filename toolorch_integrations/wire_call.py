@@ -235,7 +235,8 @@ def _tool_results(messages: Sequence[Message], facts: WireFacts) -> Iterator[Cal
     last = max((place for place, message in enumerate(messages) if message.get("role") == "assistant"), default=None)
     if last is None:
         return
-    asked = {call.get("id"): call.get("function") or {} for call in messages[last].get("tool_calls") or ()}
+    calls = [call for call in messages[last].get("tool_calls") or () if isinstance(call, dict)]
+    asked = {call.get("id"): call.get("function") or {} for call in calls}
     for message in messages[last + 1 :]:
         call_id = message.get("tool_call_id")
         if message.get("role") != "tool" or call_id not in asked:
