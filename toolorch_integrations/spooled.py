@@ -54,7 +54,7 @@ class SpooledIntake(Intake):
     def spooled_bytes(self) -> int:
         """Bytes in this process's files: what is stored already goes with the next segment."""
         part = self.part
-        return 0 if part is None else part.bytes
+        return 0 if part is None else part.size
 
     def put(self, item: Put, trace_id: str, size: int, durable: bool) -> None:
         """Write an item to the spool and queue it; see `Intake.put`."""
@@ -299,7 +299,7 @@ class SpooledFeed:
                     self._intake.write_decoded(queued.number, self._events(queued))
         part = self._intake.part
         if part is not None:
-            logger.warning("capture: %d bytes of events wait in the spool for the store", part.bytes)
+            logger.warning("capture: %d bytes of events wait in the spool for the store", part.size)
             part.leave()
 
 

@@ -58,7 +58,7 @@ class Writer:
         """
         self.trace_ids: deque[str] = deque(maxlen=_REMEMBERED_TRACES)
         self.deadline: float | None = None
-        self.in_store = threading.RLock() if beside is None else beside.in_store
+        self.in_store: threading.RLock = threading.RLock() if beside is None else beside.in_store
         self.store = store
         self._losses = losses
         self._app = app

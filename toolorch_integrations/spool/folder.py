@@ -107,8 +107,8 @@ class OwnPart:
         self.lanes = [Lane(self.folder, name, spool.segment_bytes, spool.fsync) for name in LANES]
 
     @property
-    def bytes(self) -> int:
-        """Size of all files."""
+    def size(self) -> int:
+        """Bytes of all files."""
         return sum(lane.bytes for lane in self.lanes)
 
     def append(self, kind: int, number: int, payload: bytes, *, decoded: bool = False, important: bool = False) -> None:
@@ -126,8 +126,8 @@ class OwnPart:
             OSError: The disk does not take it.
         """
         limit = self._max_bytes * (1.05 if important else 1.0)
-        if self.bytes + len(payload) > limit:
-            raise SpoolFullError(f"spool {self.folder}: {self.bytes} bytes wait for the store, which is the limit")
+        if self.size + len(payload) > limit:
+            raise SpoolFullError(f"spool {self.folder}: {self.size} bytes wait for the store, which is the limit")
         self.lanes[decoded].append(kind, number, payload)
 
     def trim(self, stored: int, keep: int = KEPT_BYTES) -> None:

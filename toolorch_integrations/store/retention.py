@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, Engine, delete, func, select, tuple_, union
@@ -77,7 +78,7 @@ def purge(engine: Engine, before: float | None, status: TraceStatus | None, keep
     return total
 
 
-def _total(connection: Connection, chosen: list[ColumnElement[bool]]) -> Purged:
+def _total(connection: Connection, chosen: Sequence[ColumnElement[bool]]) -> Purged:
     columns = schema.traces.c
     found = connection.execute(
         select(func.count(), func.sum(columns.turns), func.min(columns.started), func.max(columns.started)).where(
