@@ -86,6 +86,11 @@ class DetachedRecorder:
         """How many events were lost, by reason; as `Recorder.dropped`."""
         return self._losses.dropped + self._lost_by_writer
 
+    @property
+    def spooled_bytes(self) -> int:
+        """Bytes on disk that the store may not have yet."""
+        return self._part.size
+
     def put(self, event: Event | EncodedEvents | Deferred, *, trace_id: str = "", size: int | None = None) -> None:
         """Write an event to the spool; it is in a file when this returns. Never raises.
 
@@ -107,7 +112,7 @@ class DetachedRecorder:
 
     def pause(self) -> float:
         """Return the seconds that an app should wait before it puts more: 0, but when the writer is far behind."""
-        full = self._part.bytes / self._spool.max_bytes
+        full = self._part.size / self._spool.max_bytes
         return 0.0 if full < _SLOW else min(1.0, (full - _SLOW) / (1.0 - _SLOW)) * _LONGEST_PAUSE
 
     def flush(self, timeout: float | None = 30.0) -> bool:
@@ -147,7 +152,7 @@ class DetachedRecorder:
         if ended and self._stored >= self._last:
             self._part.remove()
         else:
-            logger.warning("capture: %d bytes of events wait in the spool for the store", self._part.bytes)
+            logger.warning("capture: %d bytes of events wait in the spool for the store", self._part.size)
             self._part.leave()
         if self._owns_store:
             self.store.close()

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from toolorch_integrations.capture import CaptureSession
+from toolorch_integrations.detached import DetachedRecorder
 from toolorch_integrations.ledger import Call, CallKind
 from toolorch_integrations.versions import VersionRouter
 
@@ -35,9 +36,15 @@ class Metrics:
     Args:
         session: Whose losses and backlog are shown.
         router: Whose versions are shown.
+        wire: Recorder of the proxy, whose losses and backlog are added.
     """
 
-    def __init__(self, session: CaptureSession | None = None, router: VersionRouter | None = None) -> None:
+    def __init__(
+        self,
+        session: CaptureSession | None = None,
+        router: VersionRouter | None = None,
+        wire: DetachedRecorder | None = None,
+    ) -> None:
         self.registry = registry = CollectorRegistry()
         self._names: set[str] = set()
         self._shares = _Shares(SHARE_SECONDS)
@@ -67,7 +74,7 @@ class Metrics:
         self._proxied_seconds = Histogram(
             "toolorch_policy_call_seconds", "Until the last byte.", ["model"], buckets=_SECONDS, registry=registry
         )
-        registry.register(_Live(self._shares, session, router))
+        registry.register(_Live(self._shares, session, router, wire))
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request that was answered.
@@ -159,8 +166,15 @@ class _Shares:
 class _Live(Collector):
     """Figures that are read when they are asked for."""
 
-    def __init__(self, shares: _Shares, session: CaptureSession | None, router: VersionRouter | None) -> None:
+    def __init__(
+        self,
+        shares: _Shares,
+        session: CaptureSession | None,
+        router: VersionRouter | None,
+        wire: DetachedRecorder | None,
+    ) -> None:
         self._shares = shares
+        self._wire = wire
         self._session = session
         self._router = router
 
@@ -173,7 +187,7 @@ class _Live(Collector):
             shares.add_metric([name], share)
         yield shares
         if self._session is not None:
-            yield from _capture(self._session)
+            yield from _capture(self._session, self._wire)
         if self._router is not None:
             routes = self._router.routes
             versions = GaugeMetricFamily(
@@ -185,11 +199,14 @@ class _Live(Collector):
             yield versions
 
 
-def _capture(session: CaptureSession) -> Iterator[Metric]:
-    lost = session.dropped
+def _capture(session: CaptureSession, wire: DetachedRecorder | None) -> Iterator[Metric]:
+    lost, waiting = Counts(session.dropped), session.recorder.spooled_bytes
+    if wire is not None:
+        lost.update(wire.dropped)
+        waiting += wire.spooled_bytes
     dropped = CounterMetricFamily("toolorch_capture_dropped", "Captured events that were lost.", labels=["reason"])
     for reason in sorted({*_REASONS, *lost}):
         dropped.add_metric([reason], lost.get(reason, 0))
     yield dropped
     backlog = "Bytes of captured events on disk that the store may not have yet."
-    yield GaugeMetricFamily("toolorch_spool_bytes", backlog, session.recorder.spooled_bytes)
+    yield GaugeMetricFamily("toolorch_spool_bytes", backlog, waiting)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from toolorch_integrations.capture import capture
+from toolorch_integrations.detached import DetachedRecorder
 from toolorch_integrations.store import RetentionPolicy, RetentionSchedule, TraceStore
 from toolorch_serving.gateway.answer import Scope
 from toolorch_serving.gateway.config import GatewayConfig, PolicyConfig
@@ -56,12 +57,21 @@ def open_state(config: GatewayConfig, add: Callable[[GatewayState], None] | None
             schedule = RetentionSchedule(store, RetentionPolicy(days=config.store.retention_days), PURGE_SECONDS)
             schedule.start()
             stack.callback(schedule.stop)
-        metrics = Metrics(session, router)
+        wire = _wire_recorder(config, store, stack)
+        metrics = Metrics(session, router, wire)
         state = GatewayState(
-            config, store, session, keys, limits, metrics, router, versions=versions, upstream=upstream
+            config, store, session, keys, limits, metrics, router, wire=wire, versions=versions, upstream=upstream
         )
         (add or add_parts)(state)
         yield state
+
+
+def _wire_recorder(config: GatewayConfig, store: TraceStore, stack: ExitStack) -> DetachedRecorder | None:
+    if config.policy is None:
+        return None
+    recorder = DetachedRecorder(store, spool=config.store.spool_folder)
+    stack.callback(recorder.close)
+    return recorder
 
 
 def add_parts(state: GatewayState) -> None:
@@ -87,10 +97,11 @@ def _proxy(state: GatewayState, policy: PolicyConfig) -> CapturingProxy:
 
     return CapturingProxy(
         ProxyUpstream(policy.url, policy.timeout),
-        state.session.recorder,
+        state.wire or state.session.recorder,
         settings,
         caller=lambda scope: str(scope[CALLER].name),
         ended=ended,
+        pause=(lambda: 0.0) if state.wire is None else state.wire.pause,
     )
 
 

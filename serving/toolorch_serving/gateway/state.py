@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from toolorch_integrations.capture import CaptureSession
+from toolorch_integrations.detached import DetachedRecorder
 from toolorch_integrations.store import TraceStore
 from toolorch_integrations.versions import VersionRouter
 from toolorch_serving.gateway.config import GatewayConfig
@@ -41,6 +42,7 @@ class GatewayState:
         router: Says which policy version answers a conversation; for `RoutedChatPolicy` and `RoutedPolicyLLM`. Reading
             it never touches the database: a thread follows the record of promotions. None without [policy].
         runners: Orchestrators, by the name that clients ask for.
+        wire: Recorder of the proxy's calls, whose writer is a process of its own; None without [policy].
         proxy: In front of the policy server; None without [policy].
         versions: Decisions about policy versions by hand, and their history.
         upstream: Asks the policy server what it serves; None without [policy].
@@ -55,10 +57,16 @@ class GatewayState:
     metrics: Metrics
     router: VersionRouter | None = None
     runners: dict[str, Runner] = field(default_factory=dict)
+    wire: DetachedRecorder | None = None
     proxy: Proxy | None = None
     versions: Versions | None = None
     upstream: Upstream | None = None
     draining: bool = False
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all that was captured so far is in the store; False when the time, in seconds, ran out."""
+        done = self.session.flush(timeout)
+        return (self.wire is None or self.wire.flush(timeout)) and done
 
     async def close(self) -> None:
         """Close what belongs to the event loop: the connections of proxy and runners."""
