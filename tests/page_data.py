@@ -8,10 +8,15 @@ from typing import Any
 TRACE_ID = "5f0c9a0e7d3b4c6fa1e2d3c4b5a69788"
 NOW = 1_790_000_000.0
 ANSWER = "About 14.2 million people live in Tokyo Prefecture (2025), and 37 million in the greater area."
+_FOUND = (
+    "Tokyo Metropolis, population by month: the prefecture's residents, 14.2 million in 2025",
+    "Census of Japan, prefectures: counts of 2020 with the definitions of prefecture and special wards",
+    "Largest urban areas of the world: Greater Tokyo with 37 million, counted across four prefectures",
+    "Special wards of Tokyo: the 23 wards have 9.8 million residents together",
+    "How cities are counted, and why the figures for Tokyo differ by a factor of four",
+)
 LONG_RESULT = "\n".join(
-    f"{number}. Population of Tokyo, source {number}: the figures are those of the statistics bureau, of the census and"
-    f" of the monthly estimate; they differ by what is counted. https://example.org/tokyo/{number}"
-    for number in range(1, 6)
+    f"{number}. {text}. https://example.org/tokyo/{number}" for number, text in enumerate(_FOUND, 1)
 )
 
 CATALOG: list[dict[str, Any]] = [

@@ -187,7 +187,7 @@ def complete(body: dict[str, Any], status: str = "answered", confirmations: tupl
     summary = {
         "status": status,
         "rounds": 3,
-        "calls": 2,
+        "calls": {"search": 1, "analyst": 1},
         "dollars": 0.002236,
         "seconds": 2.31,
         "input_tokens": 1840,

@@ -200,6 +200,16 @@ def test_errors_say_cause_and_fix(page: Page, gateway: PageGateway, question: st
     expect(page.get_by_text("running", exact=True)).to_have_count(0)
 
 
+def test_a_refused_question_is_asked_again(page: Page, gateway: PageGateway) -> None:
+    view(page, gateway)
+    ask(page, "limit me")
+    page.get_by_label("Your question").fill("What I write meanwhile")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".problem")).to_have_count(1)
+    expect(page.get_by_label("Your question")).to_have_value("What I write meanwhile")
+    assert [body["query"] for body in gateway.asked] == ["limit me", "limit me"]
+
+
 def test_what_does_not_end_a_run_is_a_note(page: Page, gateway: PageGateway) -> None:
     view(page, gateway)
     ask(page, "noted")

@@ -52,10 +52,9 @@ class Conversation {
     // A conversation is with one orchestrator: another one begins a new one.
     if (body.orchestrator !== this.orchestrator) this.threadId = "";
     this.orchestrator = body.orchestrator;
-    const exchange = new Exchange(query, body, this.threadId);
+    const exchange = new Exchange(query, body, this.threadId, () => this.#again(exchange));
     this.current = exchange;
     this.exchanges.append(exchange.element);
-    this.box.input.value = "";
     this.#busy(true);
     announce("The run has begun.");
     await exchange.run();
@@ -63,6 +62,12 @@ class Conversation {
     this.threadId = exchange.threadId;
     this.current = null;
     this.#busy(false);
+  }
+
+  #again(exchange) {
+    if (this.current) return;
+    exchange.element.remove();
+    this.ask(exchange.query);
   }
 
   #composer() {
@@ -91,7 +96,10 @@ class Conversation {
       event.preventDefault();
       const query = input.value.trim();
       if (!query) input.focus();
-      else if (!this.current && this.options.valid()) this.ask(query);
+      else if (!this.current && this.options.valid()) {
+        input.value = "";
+        this.ask(query);
+      }
     });
     input.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();

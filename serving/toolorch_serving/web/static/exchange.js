@@ -16,9 +16,11 @@ const ENDINGS = {
   interrupted: "The run was interrupted.",
 };
 
-/** Runs one question; `options` are the request's fields from the choices, `threadId` is empty for a new conversation. */
+/** Runs one question; `options` are the request's fields from the choices, `threadId` is empty for a new
+ *  conversation, `retry` asks the question anew where nothing came of it. */
 export class Exchange {
-  constructor(query, options, threadId) {
+  constructor(query, options, threadId, retry) {
+    this.retry = retry;
     this.query = query;
     this.threadId = threadId;
     this.traceId = "";
@@ -137,7 +139,7 @@ export class Exchange {
     this.#say(ENDINGS[summary.status] ?? "");
     const facts = [
       plural(summary.rounds ?? 0, "turn"),
-      plural(summary.calls ?? 0, "call"),
+      plural(total(summary.calls), "call"),
       dollars(summary.dollars),
       seconds(summary.seconds),
       `${count(summary.input_tokens)} tokens in, ${count(summary.output_tokens)} out`,
@@ -185,14 +187,9 @@ export class Exchange {
       this.#ended("Stopped. No further call is made; what was spent until then stays spent.");
     else {
       this.#say("");
-      const again = decisions || this.steps.any ? null : () => this.#again();
+      const again = decisions || this.steps.any ? null : this.retry;
       add(this.foot, problem(error, again), this.#trace());
     }
-  }
-
-  async #again() {
-    fill(this.foot);
-    await this.run();
   }
 
   #ended(text) {
@@ -211,6 +208,11 @@ export class Exchange {
     fill(this.state, busy && h("span", { class: "spinner", "aria-hidden": "true" }), text);
     this.state.hidden = !text;
   }
+}
+
+// Calls are counted by name.
+function total(calls) {
+  return Object.values(calls ?? {}).reduce((sum, number) => sum + number, 0);
 }
 
 // Whoever has scrolled away to read is left there; all others see the newest step.

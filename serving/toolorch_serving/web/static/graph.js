@@ -3,7 +3,7 @@
 import { content, shortened } from "./format.js";
 import { h, roving, s } from "./dom.js";
 
-const ROW = 44; // pixels; the same as --row in trace.css
+const ROW = 2.75; // of the page's font size; the same as --row in trace.css
 const LANE = 18;
 const MARGIN = 14;
 
@@ -36,11 +36,12 @@ export function layout(nodes) {
 /** Draw the graph; `onChoose` gets the node that the person chooses. */
 export function messageGraph(nodes, chosen, onChoose) {
   const { lanes, rows, width } = layout(nodes);
-  const size = { width: 2 * MARGIN + (width - 1) * LANE, height: nodes.length * ROW };
-  const at = (index) => ({ x: MARGIN + lanes.get(index) * LANE, y: rows.get(index) * ROW + ROW / 2 });
+  const rowHeight = ROW * Number.parseFloat(getComputedStyle(document.documentElement).fontSize);
+  const size = { width: 2 * MARGIN + (width - 1) * LANE, height: nodes.length * rowHeight };
+  const at = (index) => ({ x: MARGIN + lanes.get(index) * LANE, y: (rows.get(index) + 0.5) * rowHeight });
   const edges = nodes
     .filter((node) => node.parent !== null)
-    .map((node) => s("path", { d: curve(at(node.parent), at(node.index)) }));
+    .map((node) => s("path", { d: curve(at(node.parent), at(node.index), rowHeight) }));
   const dots = nodes.map((node) => dot(node, at(node.index)));
   const drawing = s(
     "svg",
@@ -105,8 +106,8 @@ function dot(node, { x, y }) {
   return s("circle", { cx: x, cy: y, r: 5, class: node.role === "tool" ? "tool" : "written" });
 }
 
-function curve(from, to) {
+function curve(from, to, height) {
   if (from.x === to.x) return `M${from.x} ${from.y}V${to.y}`;
-  const bend = Math.min(ROW, to.y - from.y) / 2;
+  const bend = Math.min(height, to.y - from.y) / 2;
   return `M${from.x} ${from.y}C${from.x} ${from.y + bend} ${to.x} ${from.y + bend} ${to.x} ${from.y + 2 * bend}V${to.y}`;
 }

@@ -3,14 +3,10 @@
 import { get } from "./api.js";
 import { fill, freshId, h } from "./dom.js";
 import { dollars } from "./format.js";
+import { sliders } from "./preferences.js";
 import { problem } from "./problem.js";
 import { options as kept } from "./session.js";
 
-const PREFERENCES = [
-  { key: "quality", label: "Quality", start: 1 },
-  { key: "cost", label: "Low cost", start: 0 },
-  { key: "latency", label: "Speed", start: 0 },
-];
 const LIMITS = [
   { key: "dollars", label: "Dollars", step: "any", mode: "decimal" },
   { key: "turns", label: "Turns", step: "1", mode: "numeric" },
@@ -51,67 +47,6 @@ function requestFields({ preferences, budget, uses, orchestrator }) {
 function section(title, content) {
   const wide = matchMedia("(min-width: 60rem)").matches;
   return h("details", { class: "panel", open: wide }, h("summary", {}, h("h2", {}, title)), content);
-}
-
-function sliders(state, save) {
-  const reset = h("button", { type: "button", class: "quiet small" }, "Use the gateway's own");
-  const note = h("p", { class: "fine" });
-  const rows = PREFERENCES.map(({ key, label, start }) => {
-    const id = freshId(key);
-    const shown = h("span", { class: "level", "aria-hidden": "true" }); // the slider itself says it
-    const input = h("input", {
-      id,
-      type: "range",
-      min: 0,
-      max: 1,
-      step: 0.05,
-      value: state.preferences?.[key] ?? start,
-    });
-    const show = () => {
-      shown.textContent = `${input.value} · ${level(Number(input.value))}`;
-      input.setAttribute("aria-valuetext", `${input.value}, matters ${level(Number(input.value))}`);
-    };
-    const change = () => {
-      state.preferences = Object.fromEntries(rows.map((row) => [row.key, Number(row.input.value)]));
-      show();
-      noted();
-      save();
-    };
-    input.addEventListener("input", change);
-    show();
-    return {
-      key,
-      input,
-      start,
-      show,
-      element: h("div", { class: "slider" }, h("label", { for: id }, label), shown, input),
-    };
-  });
-  const noted = () => {
-    note.textContent = state.preferences
-      ? "Sent with the next question."
-      : "Left alone: the gateway's own preferences apply.";
-    reset.hidden = !state.preferences;
-  };
-  reset.addEventListener("click", () => {
-    state.preferences = null;
-    for (const row of rows) {
-      row.input.value = row.start;
-      row.show();
-    }
-    noted();
-    save();
-    rows[0].input.focus();
-  });
-  noted();
-  return [rows.map((row) => row.element), note, reset];
-}
-
-// The words in which the policy reads a weight (toolorch_integrations/preferences.py).
-function level(value) {
-  if (value <= 0) return "not at all";
-  if (value < 0.34) return "a little";
-  return value < 0.67 ? "much" : "most of all";
 }
 
 function limitFields(state, save) {

@@ -169,6 +169,11 @@ export function argumentsText(given) {
 export function resultText(text) {
   if (!text) return h("p", { class: "none" }, "Nothing came back.");
   if (text.length <= LONG && text.split("\n").length <= 6) return h("pre", { class: "result" }, text);
-  const summary = h("summary", {}, h("span", {}, shortened(text, 110)));
+  const summary = h(
+    "summary",
+    {},
+    h("span", { class: "when-closed" }, shortened(text, 160)),
+    h("span", { class: "when-open" }, "The whole result"),
+  );
   return add(h("details", { class: "long" }, summary), h("pre", { class: "result" }, text));
 }

@@ -62,7 +62,7 @@ function token({ id, logprob, text }, index) {
   return h(
     "span",
     {
-      class: "token",
+      class: text ? "token" : "token bare",
       role: "option",
       tabindex: index === 0 ? "0" : "-1",
       "aria-selected": "false",
