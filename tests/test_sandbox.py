@@ -267,6 +267,12 @@ def test_waiting_sandboxes_are_used_once_and_end_with_the_pool(sandbox: Sandbox)
         assert warm.run(code, stdin=str(number)).stdout == f"['program.py'] {number}\n"
     asyncio.run(until(lambda: len(pool._waiting) == 2))
     assert not {id(process) for process in processes} & {id(waiting.process) for waiting in pool._waiting}
+    for waiting in pool._waiting:  # killed from outside, such as for want of memory
+        assert waiting.process is not None
+        waiting.process.kill()
+        waiting.process.wait()
+    assert warm.run("print(1)").ok
+    asyncio.run(until(lambda: len(pool._waiting) == 2))
     last = [waiting.process for waiting in pool._waiting]
     warm.close()
     assert all(process is not None and process.poll() is not None for process in last)

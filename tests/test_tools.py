@@ -762,6 +762,7 @@ def _named(name: str, properties: Any = None, **changes: Any) -> Any:
         ([{"type": "function"}], r"tools\[0\]\.function: Field required"),
         ([_with(COUNTING, cost=3)], r"tools\[0\]\.cost: Extra inputs"),
         ([_with(COUNTING, price={"call": -1})], r"tools\[0\]\.price\.call"),
+        ([_with(COUNTING, retries=99)], r"tools\[0\]\.retries"),
         ([COUNTING, COUNTING], "stands twice"),
         ([_named("a b")], r"tools\[0\]\.function\.name 'a b'"),
         ([_named("x", {"a-b": {}})], "'a-b' cannot be an argument"),
@@ -777,6 +778,7 @@ def _named(name: str, properties: Any = None, **changes: Any) -> Any:
         ([_with(COUNTING, implementation="counting_of_words:other")], "does not take the arguments"),
         ({"tools": [ANSWERING], "models": {"gemma": {}}}, "models.gemma is offered by no tool"),
         ({"tools": [ANSWERING], "models": {"qwen": {"fallback": 3}}}, r"models\.qwen\.fallback"),
+        ({"tools": [ANSWERING], "models": {"qwen": {"timeout": 0}}}, r"models\.qwen\.timeout"),
     ],
 )
 def test_files_that_cannot_be_used_name_the_field(definitions: Callable[[Any], Any], content: Any, words: str) -> None:

@@ -37,7 +37,11 @@ class WarmPool:
     def take(self) -> SandboxProcess | None:
         """Return a sandbox that waits, or None where there is none just now."""
         try:
-            return self._waiting.popleft()
+            while True:
+                process = self._waiting.popleft()
+                if process.alive:
+                    return process
+                process.close()
         except IndexError:
             return None
         finally:

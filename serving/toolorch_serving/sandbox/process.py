@@ -82,6 +82,11 @@ class SandboxProcess:
             self.close()
         return self._result()
 
+    @property
+    def alive(self) -> bool:
+        """Whether it still waits for a program, or runs one."""
+        return self.process is not None and self.process.poll() is None
+
     def close(self) -> None:
         """Kill what is left, and wait until the sandbox's first process, and so all of them, are gone."""
         process, self.process = self.process, None

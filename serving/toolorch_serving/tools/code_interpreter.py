@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Mapping
 
@@ -56,7 +57,9 @@ class _Interpreter:
 
     async def arun(self, code: str) -> str:
         try:
-            sandbox = self._made()
+            sandbox = self._sandbox
+            if sandbox is None:
+                sandbox = await asyncio.to_thread(self._made)  # it may copy Python's library first
             return observed(await sandbox.arun(code), sandbox.limits)
         except SandboxError as error:
             raise _refusal(error) from error

@@ -59,11 +59,11 @@ class ToolDefinition(_Strict):
     function: FunctionDefinition
     implementation: str | None = None
     price: Price | None = None
-    latency: float | None = None
+    latency: float | None = Field(None, ge=0)
     capabilities: tuple[str, ...] = ()
     destructive: bool | None = None
-    timeout: float | None = None
-    retries: int | None = None
+    timeout: float | None = Field(None, gt=0)
+    retries: int | None = Field(None, ge=0, le=10)
 
     @property
     def name(self) -> str:
@@ -116,10 +116,10 @@ class ModelDefinition(_Strict):
     model: str | None = None
     description: str | None = None
     price: Price | None = None
-    latency: float | None = None
+    latency: float | None = Field(None, ge=0)
     fallback: str | None = None
-    timeout: float | None = None
-    max_tokens: int | None = None
+    timeout: float | None = Field(None, gt=0)
+    max_tokens: int | None = Field(None, gt=0)
     temperature: float | None = None
 
 
