@@ -104,8 +104,23 @@ class Echo:
             raise
 
 
+def completion(model: str) -> dict[str, Any]:
+    """What a policy server answers, exactly."""
+    entries = [{"token": f"w{token} ", "logprob": -0.5, "bytes": None, "top_logprobs": []} for token in (5, 7)]
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "w5"},
+        "finish_reason": "stop",
+        "token_ids": [5, 7],
+        "logprobs": {"content": entries},
+    }
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    named = {"id": "r", "object": "chat.completion", "created": 1, "model": model}
+    return {**named, "choices": [choice], "usage": usage, "prompt_token_ids": [1, 2, 7]}
+
+
 class PolicyServer:
-    """A policy server that lists its models and knows its tokens: id 7 is `<end>`, any other its number in letters."""
+    """A policy server that says little, lists its models and knows its tokens: id 7 is `<end>`, 5 is `w5 `."""
 
     def __init__(self, models: list[str], *, detokenize: bool = True) -> None:
         self.models, self.requests = models, list[str]()
@@ -118,7 +133,9 @@ class PolicyServer:
             def do_POST(self) -> None:
                 body = orjson.loads(self.rfile.read(int(self.headers["content-length"])))
                 outer.requests.append(self.path)
-                if self.path == "/v1/unload_lora_adapter":
+                if self.path == "/v1/chat/completions":
+                    self.answer(completion(body["model"]))
+                elif self.path == "/v1/unload_lora_adapter":
                     outer.models.remove(body["lora_name"])
                     self.answer({})
                 elif detokenize:

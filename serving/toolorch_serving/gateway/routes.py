@@ -49,8 +49,10 @@ def make_routes(state: GatewayState) -> FastAPI:
         summary="Orchestrators and policies behind OpenAI's protocol, with every run captured.",
         lifespan=lifespan,
         redoc_url=None,
-        responses={"4XX": {"model": ErrorBody, "description": "The request is refused; the message says why."}}
-        | {"5XX": {"model": ErrorBody, "description": "It cannot be answered now; the message says why."}},
+        responses={
+            "4XX": {"model": ErrorBody, "description": "The request is refused; the message says why."},
+            "5XX": {"model": ErrorBody, "description": "It cannot be answered now; the message says why."},
+        },
     )
     app.state.gateway = state
     for routes in (completion_routes, chat_routes, service_routes, trace_routes, version_routes):

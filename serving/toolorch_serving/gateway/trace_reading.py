@@ -132,7 +132,7 @@ def routing(store: TraceStore, since: float, bucket: float) -> list[dict[str, An
     return list(buckets.values())
 
 
-def _floor(store: TraceStore, value: ColumnElement[float]) -> ColumnElement[Any]:
+def _floor(store: TraceStore, value: ColumnElement[Any]) -> ColumnElement[Any]:
     # SQLite may be built without floor, and its cast cuts; PostgreSQL's cast rounds.
     return cast(value, Integer) if store.file is not None else func.floor(value)
 

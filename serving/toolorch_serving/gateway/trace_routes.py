@@ -61,7 +61,7 @@ def trace_routes(state: GatewayState) -> APIRouter:
         """Attach feedback to a trace; training makes a reward of its score."""
         entry = Feedback(storable(body.trace_id), body.name, body.score, body.comment, source=who.name)
         if state.store.find(entry.trace_id) is None:
-            state.session.flush(_FLUSH_SECONDS)  # The run may have ended a moment ago.
+            state.flush(_FLUSH_SECONDS)  # The run may have ended a moment ago.
         try:
             state.store.add_feedback(entry)
         except StoreError as error:
