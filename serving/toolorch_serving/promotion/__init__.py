@@ -10,6 +10,7 @@ from toolorch_serving.promotion.live import live_runs
 from toolorch_serving.promotion.promotion import Promotion, Sources
 from toolorch_serving.promotion.publisher import Publisher
 from toolorch_serving.promotion.records import PromotionRecord, PromotionRecords, Step
+from toolorch_serving.promotion.restoring import restore
 from toolorch_serving.promotion.served import ServedAdapters
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "of_canary",
     "of_comparison",
     "of_estimate",
+    "restore",
     "roll_back",
 ]

@@ -12,6 +12,7 @@ from toolorch_integrations.errors import ToolorchError
 from toolorch_serving.promotion.errors import PromotionError
 from toolorch_serving.promotion.publisher import Publisher
 from toolorch_serving.promotion.records import PromotionRecord, PromotionRecords, Step
+from toolorch_serving.promotion.restoring import restore
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ def roll_back(records: PromotionRecords, publisher: Publisher, reason: str) -> P
     promoted = next((record for record in reversed(last.values()) if record.step is Step.PROMOTED), None)
     if promoted is None:
         raise PromotionError("there is nothing to roll back: no version was promoted, and none is on its way")
+    restore(records, publisher, [promoted.incumbent])
     if not publisher.serves(promoted.incumbent):
         raise PromotionError(
             f"the server does not answer as {promoted.incumbent}, which served before {promoted.candidate}: "

@@ -26,6 +26,7 @@ from toolorch_serving.promotion.evidence import Evidence, of_comparison, of_esti
 from toolorch_serving.promotion.gate import Decision, Gate, Verdict
 from toolorch_serving.promotion.publisher import Publisher
 from toolorch_serving.promotion.records import PromotionRecord, PromotionRecords, Step, SupersededError
+from toolorch_serving.promotion.restoring import restore
 
 LOOK_EVERY = 30.0
 """Seconds between looks at a canary: each reads all of its runs."""
@@ -138,18 +139,26 @@ class Promotion:
         return self._next(last, Step.PUBLISHED, f"the server answers as {last.candidate}")
 
     def _evaluate(self, last: PromotionRecord) -> PromotionRecord:
-        before, after = self.sources.evaluate(last.incumbent), self.sources.evaluate(last.candidate)
+        both = (last.incumbent, last.candidate)
+        restore(self.records, self.publisher, both)
+        before, after = (self.sources.evaluate(version) for version in both)
+        lost = [version for version in both if not self.publisher.serves(version)]
+        if lost:  # its runs failed for that, and say nothing of its worth
+            raise PromotionError(f"the server lost {lost[0]} during the evaluation: was it restarted? Promote again")
         paired = rewarded(before, after, self.sources.preferences)
         return self._judged(last, Step.EVALUATED, of_comparison(compare(*paired)))
 
     def _start_canary(self, last: PromotionRecord) -> PromotionRecord:
-        if not self.publisher.serves(last.candidate):
-            raise PromotionError(f"the server no longer answers as {last.candidate}: was it restarted?")
+        restore(self.records, self.publisher, (last.incumbent, last.candidate))
         share = self.plan.share
         return self._next(last, Step.CANARY, f"{share:.0%} of the conversations try it out", share=share)
 
     def _watch(self, last: PromotionRecord) -> PromotionRecord:
-        """Look at the live runs until the gate decides, or the plan's bounds end it."""
+        """Look at the live runs until the gate decides, or the plan's bounds end it.
+
+        A server that is away is waited for, and given back what it has lost; if that fails too often in a row, the
+        candidate is rolled back.
+        """
         failures = 0
         while True:
             now = self.records.steps(last.promotion)[-1]
@@ -157,8 +166,7 @@ class Promotion:
                 return now  # a person, or another process, has ended it meanwhile
             elapsed = self.clock() - last.time
             try:
-                if not self.publisher.serves(last.candidate):
-                    raise PromotionError(f"the server no longer answers as {last.candidate}")
+                restore(self.records, self.publisher, (last.incumbent, last.candidate))
                 evidence = of_canary(self.sources.live(last.time), self.plan, self.gate.criteria, elapsed)
             except (ToolorchError, OSError, SQLAlchemyError):
                 failures += 1

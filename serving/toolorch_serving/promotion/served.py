@@ -6,7 +6,18 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from toolorch_rl.weights import LoraPublisher, Probe, Published, ServerControl
+from toolorch_rl.weights import (
+    BFLOAT16,
+    FLOAT32,
+    LoraPublisher,
+    Precision,
+    Probe,
+    Published,
+    Reference,
+    ServerControl,
+    folder_logprobs,
+)
+from toolorch_rl.weights.probe import distance
 from toolorch_rl.weights.publisher import Connected
 from toolorch_serving.promotion.errors import PromotionError
 
@@ -23,17 +34,19 @@ class ServedAdapters(Connected):
         url: Of the server.
         name: The bare policy's name there.
         base: The bare policy's folder or hub name: the probe's log-probabilities are computed from it.
-        tolerance: Largest difference between server and trainer that the probe allows; 0.5 for bfloat16.
+        precision: How well the server can agree with a trainer in float32, which decides what the probe allows and
+            what it tells from rounding. None: found out, by what the server says as the bare policy. Servers do not say
+            what they compute in, and that is what counts.
 
     Raises:
         WeightsError: The server cannot be reached.
     """
 
-    def __init__(self, url: str, name: str, base: str | Path | None = None, tolerance: float = 1e-3) -> None:
+    def __init__(self, url: str, name: str, base: str | Path | None = None, precision: Precision | None = None) -> None:
         self.name = name
         self._url = url
         self._base = base
-        self._tolerance = tolerance
+        self._precision = precision
         self._server = ServerControl(url, timeout=120)
 
     def publish(self, version: str, folder: Path) -> Published:
@@ -75,5 +88,19 @@ class ServedAdapters(Connected):
         if self._base is None:
             raise PromotionError("base is needed to publish an adapter: give the bare policy's folder (--base)")
         vocabulary = int(AutoConfig.from_pretrained(str(self._base)).get_text_config().vocab_size)
-        probe = replace(Probe.random(vocabulary), tolerance=self._tolerance)
+        probe = Probe.random(vocabulary)
+        precision = self._precision or self._found_precision(probe, folder_logprobs(self._base))
+        probe = replace(probe, precision=precision)
         return LoraPublisher(self._url, self.name, probe=probe, folder=self._base, max_staleness=_KEPT)
+
+    def _found_precision(self, probe: Probe, bare: Reference) -> Precision:
+        """Return the precision in which the server agrees with the bare policy's folder."""
+        error = distance(self._server.sample(self.name, probe), bare)
+        found = next((one for one in (FLOAT32, BFLOAT16) if error <= one.tolerance), None)
+        if found is None:
+            raise PromotionError(
+                f"the server's {self.name} is not the policy in {self._base}: their log-probabilities differ by "
+                f"{error:.2g}, and rounding explains {BFLOAT16.tolerance:g} at most. Give the folder that the server "
+                "was started on (--base)"
+            )
+        return found

@@ -25,6 +25,23 @@ _INLINE = {
     "strong",
 }
 _INLINE |= {"sub", "sup", "time", "u", "var", "wbr", "img"}
+_PARAGRAPHS = {
+    "p",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "pre",
+    "blockquote",
+    "table",
+    "ul",
+    "ol",
+    "dl",
+    "section",
+    "article",
+}
 
 
 class _Reader(HTMLParser):
@@ -42,14 +59,16 @@ class _Reader(HTMLParser):
         elif tag == "body":
             self._unseen = 0  # a head that nobody closed
         elif tag not in _INLINE:
-            self.parts.append(f"\n{'#' * int(tag[1])} " if re.fullmatch("h[1-6]", tag) else "\n")
+            self.parts.append("\n\n" if tag in _PARAGRAPHS else "\n")
+            if re.fullmatch("h[1-6]", tag):
+                self.parts.append(f"{'#' * int(tag[1])} ")
 
     def handle_endtag(self, tag: str) -> None:
         self._in_title = False
         if tag in _UNSEEN:
             self._unseen = max(0, self._unseen - 1)
         elif tag not in _INLINE:
-            self.parts.append("\n")
+            self.parts.append("\n\n" if tag in _PARAGRAPHS else "\n")
 
     def handle_data(self, data: str) -> None:
         if self._in_title:
