@@ -1,11 +1,9 @@
-"""The app's end of a recorder: a bounded queue, and with a spool the files behind it."""
+"""The app's end of a recorder: a bounded queue."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple, TypeAlias
@@ -161,26 +159,3 @@ def size_of(item: Put) -> int:
 def trace_of(item: Put) -> str:
     """Return the trace of an item, where it says."""
     return getattr(item, "trace_id", "")
-
-
-class Reentrant:
-    """Runs steps one after another, also where one begins in the midst of another on the same thread.
-
-    A garbage collection may end a run, whose end is put, while its thread is writing another event.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: deque[Callable[[], None]] = deque()
-        self._busy = False
-
-    def __call__(self, step: Callable[[], None]) -> None:
-        """Run a step, now or after the one that runs."""
-        self._waiting.append(step)
-        if self._busy:
-            return
-        self._busy = True
-        try:
-            while self._waiting:
-                self._waiting.popleft()()
-        finally:
-            self._busy = False

@@ -23,7 +23,7 @@ from toolorch_integrations.writer import Writer
 
 if TYPE_CHECKING:
     from toolorch_integrations.spool import Spool
-    from toolorch_integrations.spooled import SpooledFeed
+    from toolorch_integrations.spool.feed import SpooledFeed
 
 MAX_EVENTS = 10_000
 MAX_BYTES = 256 * 2**20
@@ -102,7 +102,7 @@ class Recorder:
             self._intake = Intake(losses, self._max_events, self._max_bytes)
             self._feed = Feed(self._intake, self._writer, decoder)
         else:
-            from toolorch_integrations.spooled import spooled  # Needs orjson, which not every app has.
+            from toolorch_integrations.spool.feed import spooled  # Needs orjson, which not every app has.
 
             self._writer = Writer(self.store, losses, self._app, min(self._retry_seconds, SPOOL_PATIENCE))
             self._intake, self._feed = spooled(

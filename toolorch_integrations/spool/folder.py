@@ -58,7 +58,7 @@ class Spool:
             StoreError: It cannot be made or written.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             usable = os.access(self.folder, os.W_OK | os.X_OK)
         except OSError as error:
             raise StoreError(f"spool {self.folder} cannot be made: {error}; give a folder that is writable") from error

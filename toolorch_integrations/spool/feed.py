@@ -1,4 +1,4 @@
-"""A recorder's intake and writer with a spool: nothing that was put is lost with the process or the store.
+"""What the writer thread of a recorder with a spool does: nothing that was put is lost with the process or the store.
 
 Most of the time events go the short way, from the queue into the store, and the files are written and removed beside
 it. When the queue is full or the store is down, the files are the queue: the writer reads them from where the store
@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 
 from toolorch_integrations.decoding import Decoder
-from toolorch_integrations.events import Event, TraceEnded, TraceStarted
-from toolorch_integrations.intake import BATCH, Flush, Intake, Put, Queued, Reentrant, State, Taken, trace_of
+from toolorch_integrations.events import Event
+from toolorch_integrations.intake import BATCH, Flush, Queued, State, Taken
 from toolorch_integrations.losses import Losses
 from toolorch_integrations.spool.adoption import Adopter
-from toolorch_integrations.spool.codec import pack
 from toolorch_integrations.spool.delivery import Delivery
-from toolorch_integrations.spool.folder import KEPT_BYTES, LANES, OwnPart, Spool, SpoolFullError
+from toolorch_integrations.spool.folder import KEPT_BYTES, LANES, Spool
+from toolorch_integrations.spool.intake import SpooledIntake
 from toolorch_integrations.spool.lane import LaneReader, Segment
 from toolorch_integrations.spool.reader import SpoolReader
 from toolorch_integrations.writer import Writer
@@ -28,105 +28,6 @@ from toolorch_integrations.writer import Writer
 logger = logging.getLogger(__name__)
 
 _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
-
-
-class SpooledIntake(Intake):
-    """The queue, and the files behind it.
-
-    Attributes:
-        behind: Whether the writer is to read the files, since not everything in them is queued.
-        part: This process's files; None: nothing was put yet, or the folder cannot be made now.
-    """
-
-    def __init__(
-        self, spool: Spool, store_key: str, app: str, losses: Losses, decoder: Decoder, max_events: int, max_bytes: int
-    ) -> None:
-        super().__init__(losses, max_events, max_bytes)
-        self.behind = False
-        self.part: OwnPart | None = None
-        self._new_part = partial(OwnPart, spool, store_key, app)
-        self._eager = spool.eager
-        self._decoder = decoder
-        self._in_turn = Reentrant()
-        self._warned = False
-
-    @property
-    def spooled_bytes(self) -> int:
-        """Bytes in this process's files: what is stored already goes with the next segment."""
-        part = self.part
-        return 0 if part is None else part.size
-
-    def put(self, item: Put, trace_id: str, size: int, durable: bool) -> None:
-        """Write an item to the spool and queue it; see `Intake.put`."""
-        # What is private is redacted before it is written: on the writer thread, as the hook may be slow.
-        later = callable(item) or self._decoder.redacts
-        if later and not durable and not self._eager:
-            with self.lock:
-                if self.has_room(item, size):
-                    self._in_turn(partial(self._queue_raw, item, size))
-                    return
-            # A full queue: the thread that puts does the work, so that nothing is lost.
-        events: list[Event] | list[Put] = self._decoder(item) if later else [item]
-        for event in events:
-            try:
-                kind, payload = pack(event)  # type: ignore[arg-type]
-            except Exception:
-                logger.exception("an event cannot be written")
-                self._losses.count("decode", trace_id or trace_of(event))
-                continue
-            with self.lock:
-                self._in_turn(partial(self._write, event, size, kind, payload))
-
-    def write_decoded(self, number: int, events: list[Event]) -> None:
-        """Write what the writer thread has decoded and the store does not take now."""
-        for event in events:
-            try:
-                kind, payload = pack(event)
-            except Exception:
-                logger.exception("an event cannot be written")
-                self._losses.count("decode", event.trace_id)
-                continue
-            with self.lock:
-                if not self._append(kind, number, payload, event, decoded=True):
-                    self._losses.count("spool", event.trace_id)
-
-    def after_fork(self) -> None:
-        """In a forked child: close the parent's files, which keeps its lock."""
-        if self.part is not None:
-            self.part.leave()
-
-    def _queue_raw(self, item: Put, size: int) -> None:
-        if self.closed:
-            self._losses.count("closed", trace_of(item))
-            return
-        self.last += 1
-        self.enqueue(Queued(item, size, self.last))
-
-    def _write(self, event: Put, size: int, kind: int, payload: bytes) -> None:
-        if self.closed:
-            self._losses.count("closed", trace_of(event))
-            return
-        self.last += 1
-        spooled = self._append(kind, self.last, payload, event)
-        if not self.behind and self.has_room(event, size):
-            self.enqueue(Queued(event, size, self.last, State.SPOOLED if spooled else State.READY))
-        elif spooled:
-            self.behind = True
-        else:
-            self._losses.count("spool", trace_of(event))
-
-    def _append(self, kind: int, number: int, payload: bytes, event: Put, *, decoded: bool = False) -> bool:
-        try:
-            if self.part is None:
-                self.part = self._new_part()
-            important = isinstance(event, TraceStarted | TraceEnded)
-            self.part.append(kind, number, payload, decoded=decoded, important=important)
-            return True
-        except (OSError, SpoolFullError) as error:
-            if not self._warned:
-                self._warned = True
-                logger.warning("capture: events are not written to the spool: %s", error)
-            return False
 
 
 class SpooledFeed:
