@@ -191,6 +191,8 @@ async def test_errors_are_openais(tmp_path: Path) -> None:
             ({"messages": ASK, "extra_body": {"budget": {"euros": 7}}}, "budget.euros"),
             ({"messages": ASK, "tools": [{"type": "function", "function": {"name": "x"}}]}, "tools cannot be given"),
             ({"messages": ASK, "n": 2}, "n: "),
+            ({"messages": ASK, "extra_body": {"preference": {"cost": 1}}}, "did you mean 'preferences'"),
+            ({"messages": ASK, "temperature": 9}, "temperature"),
             (
                 {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
                 "content",
@@ -366,10 +368,12 @@ async def test_a_key_has_its_dollars_of_the_day(tmp_path: Path) -> None:
         assert one.shop.done == ["look 1", "look 1"]
 
 
+JSON = {"Content-Type": "application/json"}
 BAD: list[tuple[dict[str, Any], int, str]] = [
     ({}, 400, "empty"),
     ({"query": "Hm.", "orchestrator": "nobody"}, 404, "nobody"),
     ({"query": "Hm.", "max_rounds": 0}, 400, "max_rounds"),
+    ({"query": "half a \ud800 character"}, 400, "not Unicode text"),
     ({"query": "Hm.", "rounds": 3}, 400, "rounds"),
     ({"query": "Hm.", "preferences": {"speed": 1}}, 400, "preferences.speed"),
     ({"query": "Hm.", "allowed": ["fly"]}, 400, "allowed names 'fly'"),
@@ -380,6 +384,8 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
 async def test_bad_requests_are_refused_before_the_stream(tmp_path: Path) -> None:
     with serving(tmp_path, "langgraph", ["Done."]) as one:
         for body, status, words in BAD:
-            answer = await httpx.AsyncClient().post(f"{one.url}/api/chat/orchestrator/stream", json=body)
+            answer = await httpx.AsyncClient().post(
+                f"{one.url}/api/chat/orchestrator/stream", content=json.dumps(body), headers=JSON
+            )
             assert (answer.status_code, words in answer.json()["error"]["message"]) == (status, True), answer.text
         assert one.policy.requests == []

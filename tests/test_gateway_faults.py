@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from toolorch_integrations.progress import budget_ended, call_ended, call_starte
 from toolorch_serving.gateway.errors import ConflictError
 from toolorch_serving.gateway.faults import event_fault, fault_of
 from toolorch_serving.gateway.readable import LINE, line
+from toolorch_serving.gateway.sse import to_json
 from toolorch_serving.sandbox import Limits, Reason, SandboxResult, SandboxUnavailableError
 from toolorch_serving.tools import SearchLimitedError
 from toolorch_serving.tools.code_interpreter import _refusal, observed
@@ -115,3 +117,11 @@ def test_every_step_is_one_readable_line() -> None:
         "The budget's limit of turns ended the run.",
         "It failed. expert answers in the policy's place.",
     ]
+
+
+def test_whatever_a_policy_writes_can_be_sent() -> None:
+    data = {"text": "half a \ud800 character", "number": 10**30, "thing": object}
+    found = json.loads(to_json(data))
+    assert found["text"] == data["text"]
+    assert found["number"] == 10**30
+    assert json.loads(to_json({"x": float("nan")})) == {"x": None}

@@ -14,6 +14,7 @@ from toolorch_integrations.budget import Budget
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.view import CatalogFilter
 from toolorch_serving.gateway.accounting import counted, permit_of, runner_of, within_allowance
+from toolorch_serving.gateway.completion_bodies import Tokens
 from toolorch_serving.gateway.errors import ErrorBody, GatewayError, NotFoundError
 from toolorch_serving.gateway.faults import event_fault
 from toolorch_serving.gateway.keys import Caller, caller
@@ -47,7 +48,7 @@ class ChatRequest(BaseModel):
     query: str = ""
     max_rounds: Annotated[int, Field(ge=1, le=1000)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Tokens | None = None
     orchestrator: str | None = None
     preferences: Preferences | None = None
     budget: Budget | None = None

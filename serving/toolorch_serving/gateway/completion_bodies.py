@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -13,8 +14,32 @@ from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.view import CatalogFilter
 from toolorch_serving.gateway.errors import GatewayError
 
-SAMPLING = ("temperature", "top_p", "seed", "stop", "max_tokens", "max_completion_tokens")
+SAMPLING = (
+    "temperature",
+    "top_p",
+    "seed",
+    "stop",
+    "max_tokens",
+    "max_completion_tokens",
+    "presence_penalty",
+    "frequency_penalty",
+)
 """Fields that go to the policy as they are."""
+_WITHOUT_EFFECT = frozenset(
+    {
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "verbosity",
+    }
+)
+"""Fields of OpenAI's that say nothing to an orchestrator, and are taken as clients send them on their own."""
 _FIXED = {
     "tools": "it has its own; `changes` hides or renames them",
     "tool_choice": "it chooses by itself; `changes` hides what it must not use",
@@ -28,6 +53,10 @@ _FIXED = {
     "web_search_options": "searching is one of its tools",
 }
 """Fields of OpenAI's that an orchestrator cannot honour, and why."""
+
+
+Tokens = Annotated[int, Field(ge=1, le=10_000_000)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
 class TextPart(BaseModel):
@@ -85,10 +114,12 @@ class CompletionRequest(BaseModel):
     n: Annotated[int, Field(ge=1, le=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: int | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | list[str] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
     preferences: Preferences | None = None
     budget: Budget | None = None
     changes: CatalogFilter | None = None
@@ -96,19 +127,25 @@ class CompletionRequest(BaseModel):
     decisions: dict[str, bool] | None = None
 
     def check(self) -> None:
-        """Refuse what an orchestrator cannot honour.
+        """Refuse what an orchestrator cannot honour, and what nobody knows.
 
         Raises:
             GatewayError: A field asks for it.
         """
-        for field, reason in _FIXED.items():
-            value = (self.model_extra or {}).get(field)
-            if value not in (None, False, [], {}, "auto", 0):
+        for field, value in (self.model_extra or {}).items():
+            if field in _WITHOUT_EFFECT or value in (None, False, [], {}, "auto", "none", 0):
+                continue
+            if field not in _FIXED:
+                near = difflib.get_close_matches(field, type(self).model_fields, 1)
+                fix = f"did you mean {near[0]!r}?" if near else "leave it out."
                 raise GatewayError(
-                    f"{self.model!r} is an orchestrator, for which {field} cannot be given: {reason}. Leave it out.",
-                    param=field,
-                    code="unsupported_parameter",
+                    f"An orchestrator does not know {field!r}: {fix}", param=field, code="unknown_parameter"
                 )
+            raise GatewayError(
+                f"{self.model!r} is an orchestrator, for which {field} cannot be given: {_FIXED[field]}. Leave it out.",
+                param=field,
+                code="unsupported_parameter",
+            )
 
     def sampling(self) -> dict[str, Any]:
         """Return the parameters for the policy."""

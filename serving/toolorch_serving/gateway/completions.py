@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from sse_starlette import ServerSentEvent
 
 from toolorch_serving.gateway.accounting import counted, permit_of, runner_of, within_allowance
@@ -23,7 +23,7 @@ from toolorch_serving.gateway.errors import ErrorBody
 from toolorch_serving.gateway.keys import Caller, caller
 from toolorch_serving.gateway.readable import line
 from toolorch_serving.gateway.runner import RunRequest, RunStream
-from toolorch_serving.gateway.sse import RunResponse, event, finish
+from toolorch_serving.gateway.sse import RunResponse, event, finish, to_json
 from toolorch_serving.gateway.state import GatewayState
 
 GONE = 499
@@ -83,8 +83,12 @@ def _answer(ended: dict[str, Any] | None, model: str) -> Response:
     if "error" in ended:
         error = dict(ended["error"])
         status = error.pop("status")
-        return JSONResponse({"error": error, **own_fields(ended)}, status)
-    return JSONResponse(completion(ended, model, int(time.time())))
+        return _json({"error": error, **own_fields(ended)}, status)
+    return _json(completion(ended, model, int(time.time())))
+
+
+def _json(body: dict[str, Any], status: int = 200) -> Response:
+    return Response(to_json(body), status, media_type="application/json")
 
 
 async def _chunks(stream: RunStream, chunks: Chunks) -> AsyncIterator[dict[str, Any]]:

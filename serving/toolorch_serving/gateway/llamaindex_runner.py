@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import orjson
@@ -75,11 +75,12 @@ class LlamaIndexRunner(FaceRunner):
     @staticmethod
     async def _follow(stream: RunStream, handler: WorkflowHandler) -> InputRequiredEvent | None:
         """Pass progress on until the run ends, or asks a person."""
-        async for event in handler.stream_events():
-            if isinstance(event, OrchestratorProgress):
-                await stream.put(event.progress)
-            elif isinstance(event, InputRequiredEvent):
-                return event
+        async with aclosing(handler.stream_events()) as events:
+            async for event in events:
+                if isinstance(event, OrchestratorProgress):
+                    await stream.put(event.progress)
+                elif isinstance(event, InputRequiredEvent):
+                    return event
         return None
 
 

@@ -157,6 +157,14 @@ class FaceRunner(ABC):
             raise GatewayError("messages must end with a message of the user, which says what to do.", param="messages")
         if not str(request.messages[-1]["content"]).strip():
             raise GatewayError("The user's last message is empty: say what to do.", param="messages")
+        for index, message in enumerate(request.messages):
+            try:
+                str(message["content"]).encode()
+            except UnicodeEncodeError as error:
+                raise GatewayError(
+                    f"messages.{index} is not Unicode text: {error}. Send whole characters.",
+                    param=f"messages.{index}.content",
+                ) from error
         if request.changes is not None:
             try:
                 self._catalog.view(request.changes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -21,9 +22,17 @@ SEND_SECONDS = 60.0
 """How long a reader may leave a full connection unread; then it is gone, and its run ends."""
 
 
+def to_json(data: Mapping[str, Any]) -> str:
+    """Return JSON of whatever a policy or a tool has written, half characters and huge numbers included."""
+    try:
+        return orjson.dumps(data, default=str).decode()
+    except TypeError:
+        return json.dumps(data, default=str)
+
+
 def event(data: Mapping[str, Any], name: str | None = None) -> ServerSentEvent:
     """Return an event with JSON data."""
-    return ServerSentEvent(data=orjson.dumps(data).decode(), event=name, sep="\n")
+    return ServerSentEvent(data=to_json(data), event=name, sep="\n")
 
 
 class RunResponse(EventSourceResponse):
