@@ -21,7 +21,7 @@ class BuildReport:
 
     Attributes:
         documents: That were read, after cutting.
-        added, updated, unchanged, duplicates, embedded: See `toolorch_serving.retrieval.index.Added`.
+        added, updated, unchanged, duplicates, embedded: See `toolorch_serving.retrieval.adding.Added`.
         deleted: That their file or row no longer holds.
         skipped: Files and rows that cannot be read.
         reasons: The first 100 of them.

@@ -62,6 +62,12 @@ class Database(Tables):
         with self.reader() as read:
             return {found[0]: Known(*found[1:]) for found in read.execute(sql, (json.dumps(list(ids)),))}
 
+    def held(self, digests: Iterable[bytes]) -> set[bytes]:
+        """Return those texts that are there."""
+        sql = "SELECT 1 FROM documents WHERE digest = ? LIMIT 1"
+        with self.reader() as read:
+            return {digest for digest in digests if read.execute(sql, (digest,)).fetchone()}
+
     def vectors_of(self, digests: Sequence[bytes]) -> dict[bytes, Vectors]:
         """Return the vectors of texts that are there already."""
         found = {}
@@ -72,6 +78,12 @@ class Database(Tables):
                 if held is not None:
                     found[digest] = np.frombuffer(held[0], np.float32)
         return found
+
+    def vector(self, row: int) -> Vectors | None:
+        """Return a row's vector; None if the row is gone."""
+        with self.reader() as read:
+            found = read.execute("SELECT vector FROM vectors WHERE row = ?", (row,)).fetchone()
+        return None if found is None else np.frombuffer(found[0], np.float32)
 
     def put(self, documents: Sequence[Prepared], vectors: Vectors) -> tuple[Rows, Rows]:
         """Add documents, each in place of the one that has its id; return the new rows and the rows that went."""

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import faiss
 import numpy as np
 
 from toolorch_integrations.retrieval import RetrievalError
 from toolorch_serving.retrieval.documents import Vectors
 from toolorch_serving.retrieval.exact import exact_search
+from toolorch_serving.retrieval.library import faiss
 from toolorch_serving.retrieval.locks import ReadWriteLock
+from toolorch_serving.retrieval.results import kept, nothing, padded
 from toolorch_serving.retrieval.rowset import Rows, RowSet
 
 Kind = Literal["flat", "ivf", "ivf_sq8", "hnsw"]
@@ -87,7 +88,7 @@ class DenseIndex:
         self._lock = ReadWriteLock()
         self._one_at_a_time = threading.Lock()  # GPU indexes share scratch memory
         self.on_gpu = hasattr(faiss, "index_cpu_to_all_gpus") and faiss.get_num_gpus() > 0
-        self._index = _to_gpus(index) if self.on_gpu and shape.kind != "hnsw" else index
+        self._index = _to_gpus(index, shape.kind) if self.on_gpu and shape.kind != "hnsw" else index
         self.on_gpu = self._index is not index
 
     @classmethod
@@ -155,7 +156,7 @@ class DenseIndex:
             total = int(self._index.ntotal)
             wanted = self.alive if allowed is None else allowed.both(self.alive)
             if not total or not len(wanted):
-                return _nothing(len(queries), k)
+                return nothing(len(queries), k)
             if len(wanted) == total:
                 return self._run(queries, min(k, total), k, None, 1.0)
             # A few dead are cheaper to drop from the results than to look up for each vector.
@@ -170,18 +171,18 @@ class DenseIndex:
         parameters = self._parameters(selector, asked, rarity)
         if self.on_gpu:
             with self._one_at_a_time:
-                found = self._index.search(queries, asked, params=parameters)
+                scores, rows = self._index.search(queries, asked, params=parameters)
         else:
-            found = self._index.search(queries, asked, params=parameters)
-        return found if asked == width else _padded(*found, width)
+            scores, rows = self._index.search(queries, asked, params=parameters)
+        return (scores, rows) if asked == width else padded(scores, rows, width)
 
     def _run_and_drop(self, queries: Vectors, k: int, wanted: RowSet, total: int) -> tuple[Vectors, Rows]:
         rarity = total / len(wanted)
-        asked = min(total, math.ceil(2 * k * rarity) if rarity > 1.5 else k + total - len(wanted))
+        asked = min(k + total - len(wanted), math.ceil(2 * k * rarity))
         if self.on_gpu:
             asked = min(asked, _GPU_MOST)
         scores, rows = self._run(queries, asked, asked, None, rarity)
-        return _kept(scores, rows, wanted.has(rows), k)
+        return kept(scores, rows, wanted.has(rows), k)
 
     def _parameters(self, selector: Any, asked: int, rarity: float) -> Any:
         """Return faiss's search parameters; the rarer what is wanted, the more of the index is looked at."""
@@ -241,30 +242,10 @@ def _empty(shape: Shape, lists: int) -> Any:
 
 
 def _first_effort(kind: Kind, lists: int) -> int:
-    return {"flat": 0, "hnsw": 64}.get(kind, min(lists, max(8, lists // 16)))
+    return {"flat": 0, "hnsw": 64}.get(kind, max(8, lists // 16))
 
 
-def _to_gpus(index: Any) -> Any:
+def _to_gpus(index: Any, kind: Kind) -> Any:
     options = faiss.GpuMultipleClonerOptions()
-    options.shard = True  # Each GPU holds a part.
-    options.common_ivf_quantizer = True
+    options.shard = kind != "flat"  # Each GPU holds a part; faiss cannot add to parts of a flat index, which is small.
     return faiss.index_cpu_to_all_gpus(index, co=options)
-
-
-def _nothing(queries: int, k: int) -> tuple[Vectors, Rows]:
-    return np.full((queries, k), -np.inf, np.float32), np.full((queries, k), -1, np.int64)
-
-
-def _padded(scores: Vectors, rows: Rows, width: int) -> tuple[Vectors, Rows]:
-    all_scores, all_rows = _nothing(len(rows), width)
-    all_scores[:, : rows.shape[1]], all_rows[:, : rows.shape[1]] = scores, rows
-    return all_scores, all_rows
-
-
-def _kept(scores: Vectors, rows: Rows, keep: Any, k: int) -> tuple[Vectors, Rows]:
-    """Return the first k of each row's results that are to be kept."""
-    order = np.argsort(~keep, axis=1, kind="stable")[:, :k]
-    kept = np.take_along_axis(keep, order, 1)
-    found_scores = np.where(kept, np.take_along_axis(scores, order, 1), -np.inf).astype(np.float32)
-    found = np.where(kept, np.take_along_axis(rows, order, 1), -1)
-    return (found_scores, found) if found.shape[1] == k else _padded(found_scores, found, k)

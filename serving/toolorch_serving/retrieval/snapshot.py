@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import faiss
-
 from toolorch_serving.retrieval.dense import Shape
+from toolorch_serving.retrieval.library import faiss
 
 FORMAT = 1
 _CHUNK = 2**22

@@ -209,7 +209,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Any, int]]:
 
 
 def _parquet(path: Path, size: int) -> Iterator[tuple[str, Any, int]]:
-    import pyarrow.parquet as parquet
+    import pyarrow.parquet as parquet  # type: ignore[import-untyped]
 
     with parquet.ParquetFile(path) as file:
         number, total = 0, max(file.metadata.num_rows, 1)
