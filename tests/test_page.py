@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -433,3 +434,59 @@ def test_files_are_cached_by_their_content_and_nothing_else_is_served(gateway: P
         assert (other.status_code, other.headers["cache-control"]) == (200, "no-cache")
         for path in ("static/none.js", "static/../page.py", "static/%2e%2e/page.py", "static/a/b/app.js", "static/"):
             assert client.get(f"/orchestrator/{path}").status_code == 404
+
+
+_STREAM = (
+    'event: a\r\ndata: {"text": "é"}\r\n\r\n: ping\n\nevent: empty\n\n'
+    "event:b\ndata: [1,\ndata: 2]\n\rdata: 3\r\rdata: 4"
+)
+
+
+def test_events_are_read_wherever_the_stream_is_cut(page: Page, gateway: PageGateway) -> None:
+    view(page, gateway)
+    read = """async (bytes) => {
+      const { parseEvents } = await import(new URL("orchestrator/static/-/sse.js", location.href));
+      const all = [];
+      for (let cut = 0; cut <= bytes.length; cut += 1) {
+        const pieces = [bytes.slice(0, cut), bytes.slice(cut)].map((piece) => Uint8Array.from(piece));
+        const events = [];
+        const stream = new ReadableStream({
+          start(controller) {
+            for (const piece of pieces) controller.enqueue(piece);
+            controller.close();
+          },
+        });
+        for await (const event of parseEvents(stream)) events.push(event);
+        all.push(JSON.stringify(events));
+      }
+      return [...new Set(all)];
+    }"""
+    [found] = page.evaluate(read, list(_STREAM.encode()))  # the same, wherever it is cut
+    assert json.loads(found) == [
+        {"event": "a", "data": {"text": "é"}},
+        {"event": "b", "data": [1, 2]},
+        {"event": "message", "data": 3},
+    ]  # what the stream leaves unfinished is dropped
+
+
+def test_numbers_and_lanes(page: Page, gateway: PageGateway) -> None:
+    view(page, gateway)
+    shown = page.evaluate("""async () => {
+      const { dollars, seconds } = await import(new URL("orchestrator/static/-/format.js", location.href));
+      const money = [0, 25, 1.005, 0.2, 0.0573, 0.001, 0.0000123, -0.002];
+      return [money.map(dollars), [0, 0.0421, 2.31, 119.99, 725].map(seconds)];
+    }""")
+    assert shown == [
+        ["$0", "$25.00", "$1.00", "$0.20", "$0.0573", "$0.001", "$0.0000123", "-$0.002"],
+        ["0 ms", "42 ms", "2.3 s", "120.0 s", "12 min 5 s"],
+    ]
+    # A branch of 1 at 4, which itself branches; and a second root, which takes the lane that has become free.
+    parents = [None, 0, 1, 2, 1, 4, 4, None, 7]
+    lanes = page.evaluate(
+        """async (parents) => {
+          const { layout } = await import(new URL("orchestrator/static/-/graph.js", location.href));
+          return [...layout(parents.map((parent, index) => ({ index, parent }))).lanes.values()];
+        }""",
+        parents,
+    )
+    assert lanes == [0, 0, 0, 0, 1, 1, 0, 0, 0]

@@ -7,7 +7,9 @@ export function dollars(value) {
   if (!Number.isFinite(value)) return NONE;
   if (value === 0) return "$0";
   const places = 2 - Math.floor(Math.log10(Math.abs(value)));
-  return `$${value.toFixed(Math.min(10, Math.max(places, 2))).replace(/(\.\d\d+?)0+$/, "$1")}`;
+  return `${value < 0 ? "-" : ""}$${Math.abs(value)
+    .toFixed(Math.min(10, Math.max(places, 2)))
+    .replace(/(\.\d\d+?)0+$/, "$1")}`;
 }
 
 /** Seconds, as milliseconds below a tenth and as minutes from two on. */
