@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.sample_events import CATALOG, conversation, run
+from toolorch_integrations.capture import capture
 from toolorch_integrations.errors import CaptureWarning, StoreError
 from toolorch_integrations.events import (
     CallEnded,
@@ -681,4 +682,23 @@ def test_many_threads_put_while_the_store_comes_and_goes(path: Path, spool: Path
     assert {trace.id: (trace.totals.turns, len(trace.calls)) for trace in store.full_traces()} == dict.fromkeys(
         ids, (2, 1)
     )
+    store.close()
+
+
+def test_a_capture_has_a_spool(path: Path, spool: Path):
+    with capture(path, spool=spool) as session:
+        put_all(session.recorder, run(new_id()))
+        assert len(parts(spool)) == 1
+        assert session.flush()
+    assert parts(spool) == []
+    assert not session.dropped
+
+
+def test_an_eager_spool_has_callables_on_disk_when_put_returns(path: Path, spool: Path):
+    store = impatient(path)
+    trace_id = new_id()
+    with recording(store, Spool(spool, eager=True)) as recorder, locked(path):
+        recorder.put(lambda: TraceStarted(trace_id, request="here at once"))
+        assert b"here at once" in b"".join(file.read_bytes() for file in segments(spool))
+    assert store.trace(trace_id).request == "here at once"
     store.close()
