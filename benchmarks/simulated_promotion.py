@@ -12,8 +12,9 @@ Kinds of candidates, against an incumbent that already is better than chance:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -145,17 +146,23 @@ class World:
     def live(self, since: float) -> Iterable[LiveRun]:
         """Return the live runs since a time: one conversation each, routed as the router would."""
         number = min(math.floor((self.clock() - since) * A_SECOND), PLAN.most)
+        return self._once("live", lambda: list(self._live()))[:number]
+
+    def _live(self) -> Iterator[LiveRun]:
         arms = {candidate: self._arm(candidate) for candidate in (False, True)}
-        for place in range(number):
+        columns = {
+            candidate: {name: entry.values.tolist() for name, entry in arm.outcomes.items()}
+            for candidate, arm in arms.items()
+        }
+        for place in range(PLAN.most):
             key = f"{self.seed}-{place}"
             candidate = tries(key, CANDIDATE, PLAN.share)
-            outcomes = {name: float(entry.values[place]) for name, entry in arms[candidate].outcomes.items()}
-            yield LiveRun(key, candidate, outcomes)
+            yield LiveRun(key, candidate, {name: values[place] for name, values in columns[candidate].items()})
 
     def _arm(self, candidate: bool) -> LoggedRuns:
         policy = self.candidate if candidate else self.incumbent
         random = np.random.default_rng([self.seed, 4, candidate])
-        return self._once(f"live {candidate}", lambda: self._judged(run(policy, policy, PLAN.most, 1, random)))
+        return self._judged(run(policy, policy, PLAN.most, 1, random))
 
     def _judged(self, logged: LoggedRuns) -> LoggedRuns:
         """Return the runs as the verifier sees them."""
@@ -211,10 +218,14 @@ def attempt(kind: str, seed: int, folder: Path, fooled: Sequence[str] = ()) -> l
     """
     evidence = world(kind, seed)
     found = promotion(evidence, folder)
-    good = world("good", seed)
     if "estimate" in fooled:
-        found.sources = replace(found.sources, estimate=good.estimate)
+        found.sources = replace(found.sources, estimate=_good(seed).estimate)
     if "evaluation" in fooled:
-        found.sources = replace(found.sources, evaluate=good.evaluate)
+        found.sources = replace(found.sources, evaluate=_good(seed).evaluate)
     last = found.begin(CANDIDATE, folder, INCUMBENT)
     return found.records.steps(last.promotion)
+
+
+@lru_cache(maxsize=1)
+def _good(seed: int) -> World:
+    return world("good", seed)

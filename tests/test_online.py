@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from tests.doubles import chat_policy
+from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.testing import Reply, ScriptedPolicy
 from toolorch_rl.online import OnlineSettings, RolloutMaker, RolloutSource, WeightStream, train_online
+from toolorch_rl.rewards import PAPER
 from toolorch_rl.rollouts import RolloutError, RolloutSettings, Sampling
-from toolorch_rl.training import TrainingError
+from toolorch_rl.training import TrainingError, TrainSettings
 from toolorch_rl.weights import ProbeError, Published, WeightsError
 from toolorch_rl.weights.probe import ProbeResult
 from toolorch_serving.embedded import EmbeddedServer
@@ -318,3 +320,32 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         OnlineSettings(rollouts=RolloutSettings(repetitions=1))
     with pytest.raises(RolloutError, match="tasks is empty"):
         RolloutSource(asyncio.sleep, [], yes)
+
+
+# --- what training's own settings say
+
+
+def online_training(**values: Any) -> TrainSettings:
+    return TrainSettings.of({"policy": "p", "output": "o", "method": "online", "steps": 1, **values})
+
+
+def test_preferences_preset_and_filters_may_stand_in_either_settings():
+    frugal = Preferences(cost=1.0)
+    said = online_training(preferences=frugal, preset="paper", filters=["quality"])
+    found = OnlineSettings(groups=3).agreed(said)
+    assert (found.preferences, found.preset, found.filters, found.groups) == (frugal, PAPER, ("quality",), 3)
+    own = OnlineSettings(preferences=frugal, preset=PAPER, filters=("format",))
+    assert own.agreed(online_training()) == own
+    assert own.agreed(online_training(preferences=frugal, preset="paper", filters=["format"])) == own
+
+
+def test_preferences_that_contradict_each_other_are_refused():
+    with pytest.raises(RolloutError, match="preferences is given twice, and not alike"):
+        OnlineSettings(preferences=Preferences(cost=1.0)).agreed(online_training(preferences=Preferences(cost=0.5)))
+
+
+@pytest.mark.parametrize("given", [{"since": 60.0}, {"model": "v1"}, {"group_by": "x"}, {"max_staleness": 2}])
+def test_settings_that_choose_captured_traces_are_refused(given: dict[str, Any]):
+    (name,) = given
+    with pytest.raises(TrainingError, match=f"{name}: online training reads no captured traces"):
+        online_training(**given)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,13 @@ from benchmarks.simulated_promotion import (
     world,
 )
 from tests.routing_world import trace_of
+from toolorch_integrations.ledger import Call, CallKind
+from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.store import TraceStore
-from toolorch_integrations.trace import Reward, Trace
+from toolorch_integrations.trace import Reward, Trace, TraceCall
 from toolorch_integrations.versions import Routes, VersionRouter, conversation, conversation_key, tries
 from toolorch_rl.evaluation import TaskResult
+from toolorch_rl.training import TrainSettings
 from toolorch_serving.embedded import EmbeddedServer
 from toolorch_serving.promotion import (
     CanaryPlan,
@@ -53,9 +56,11 @@ from toolorch_serving.promotion import (
     Verdict,
     live_runs,
     of_canary,
+    restore,
     roll_back,
 )
 from toolorch_serving.promotion.evidence import rewarded
+from toolorch_serving.promotion.promotion import FAILURES
 from toolorch_serving.promotion.records import SupersededError
 from toolorch_serving.promotion.rounds import LOG, STATE, Rounds
 from toolorch_serving.promotion.sequential import confidence_sequence, scores
@@ -274,6 +279,30 @@ def test_both_faces_ask_the_router():
     assert seen == {"v1", "v2"}
 
 
+def test_a_version_that_is_set_around_a_run_goes_before_the_router():
+    """So a held-out evaluation of the very app that is live chooses its version."""
+    from langchain_core.messages import HumanMessage
+    from llama_index.core.base.llms.types import ChatMessage
+
+    from toolorch_integrations.langgraph.versions import RoutedChatPolicy
+    from toolorch_integrations.llamaindex.versions import RoutedPolicyLLM
+    from toolorch_integrations.overrides import policy_overrides
+
+    url = "http://127.0.0.1:9/v1"
+    router = VersionRouter(lambda: Routes("v1"))
+    chat = RoutedChatPolicy(model="v1", base_url=url, router=router)
+    llm = RoutedPolicyLLM("v1", url, router=router)
+
+    def asked() -> set[str]:
+        request = llm._request([ChatMessage(role="user", content="x")], {})
+        return {chat._get_request_payload([HumanMessage("x")])["model"], request["body"]["model"]}
+
+    with policy_overrides(model="v7"):
+        assert asked() == {"v7"}
+    with policy_overrides("http://other/v1", model="v7"):
+        assert asked() == {"v1"}
+
+
 def test_a_langgraph_thread_stays_on_one_version():
     from langchain_core.messages import HumanMessage
     from langchain_core.runnables import RunnableLambda
@@ -396,8 +425,6 @@ def test_evaluations_of_other_tasks_stay(tmp_path: Path):
 
 
 def test_results_without_a_reward_get_one_under_the_callers_preferences():
-    from toolorch_integrations.preferences import Preferences
-
     before = [TaskResult(task_id=f"{n}", solved=True, dollars=0.03) for n in range(4)]
     after = [TaskResult(task_id=f"{n}", solved=n > 0, dollars=0.01) for n in range(4)]
     old, new = rewarded(before, after, lambda task: Preferences(cost=0.5))
@@ -419,21 +446,63 @@ def test_a_server_that_dies_between_publish_and_probe_leaves_the_incumbent(tmp_p
     assert server.versions == {INCUMBENT}
 
 
-def test_a_server_that_restarts_during_the_canary_rolls_back(tmp_path: Path):
-    server = FakeServer()
-    evidence = good()
-    found = promotion(evidence, tmp_path, server)
-    slept = found.sleep
+def restarted_in_canary(server: FakeServer, folder: Path, fails: Sequence[str]) -> PromotionRecord:
+    """Promote a good candidate; the server loses it in mid-canary, and fails from then on as it is told."""
+    found = promotion(good(), folder, server)
+    slept, times = found.sleep, []
 
     def sleep(seconds: float) -> None:
         slept(seconds)
-        server.versions.discard(CANDIDATE)
+        times.append(seconds)
+        if len(times) == 1:
+            server.versions.discard(CANDIDATE)
+            server.fails = set(fails)
 
     found.sleep = sleep
-    last = found.begin(CANDIDATE, tmp_path, INCUMBENT)
+    return found.begin(CANDIDATE, folder, INCUMBENT)
+
+
+def test_a_server_that_restarts_during_the_canary_gets_the_candidate_back(tmp_path: Path):
+    server = FakeServer()
+    assert restarted_in_canary(server, tmp_path, ()).step is Step.PROMOTED
+    assert server.asked.count("probe") == 2
+    assert CANDIDATE in server.versions
+
+
+def test_a_candidate_that_a_restarted_server_does_not_take_is_rolled_back(tmp_path: Path):
+    server = FakeServer()
+    last = restarted_in_canary(server, tmp_path, ["publish"])
     assert last.step is Step.ROLLED_BACK
-    assert "no longer answers" in last.reason
-    assert found.records.routes(INCUMBENT) == Routes(INCUMBENT)
+    assert last.reason == "canary, and then: the server does not answer (publish)"
+    assert server.asked.count("publish") == 1 + FAILURES
+    assert PromotionRecords(TraceStore.open(tmp_path / "traces.db")).routes(INCUMBENT) == Routes(INCUMBENT)
+
+
+def test_a_server_that_restarts_during_the_evaluation_is_named_as_the_reason(tmp_path: Path):
+    server = FakeServer()
+    found = promotion(good(), tmp_path, server)
+    evaluate = found.sources.evaluate
+
+    def lost(version: str) -> Sequence[TaskResult]:
+        server.versions.discard(CANDIDATE)
+        return evaluate(version)
+
+    found.sources = replace(found.sources, evaluate=lost)
+    last = found.begin(CANDIDATE, tmp_path, INCUMBENT)
+    assert last.step is Step.STAYED
+    assert "the server lost policy-2 during the evaluation: was it restarted?" in last.reason
+
+
+def test_a_server_gets_back_what_runs_are_routed_to(tmp_path: Path):
+    server = FakeServer()
+    found = promotion(good(), tmp_path, server)
+    found.begin(CANDIDATE, tmp_path, INCUMBENT)
+    assert restore(found.records, server) == []
+    server.versions.discard(CANDIDATE)
+    assert restore(found.records, server) == [CANDIDATE]
+    assert CANDIDATE in server.versions
+    server.versions.clear()
+    assert restore(found.records, server, [INCUMBENT]) == []  # the bare policy is nobody's to publish
 
 
 def test_a_server_that_is_away_for_a_moment_is_waited_for(tmp_path: Path):
@@ -600,9 +669,48 @@ def test_live_runs_are_those_of_conversations_that_began_in_the_canary(store: Tr
     found = list(live_runs(store, "v2", "v1")(100.0))
     assert [(run.key, run.candidate) for run in found] == [("a", False), ("b", True), (f"{5:032x}", True)]
     assert [run.outcomes["solved"] for run in found[:2]] == [1.0, 0.0]
-    assert found[0].outcomes["reward"] > found[1].outcomes["reward"] == 0
+    assert all(np.isnan(run.outcomes["reward"]) for run in found)  # nothing to measure it by yet
     assert np.isnan(found[2].outcomes["solved"])  # nothing says so yet
     assert np.isfinite(found[2].outcomes["seconds"])
+
+
+def test_a_live_runs_reward_is_the_same_at_every_look(store: TraceStore):
+    """Measured by the incumbent's runs before the canary, and not by those that come later."""
+    for number in range(20):
+        store.add(priced(number, "v1", 10.0 + number, 0.01 + 0.001 * number))
+    store.add(priced(100, "v1", 120.0, 0.02))
+    look = live_runs(store, "v2", "v1", LIVE)
+    (first,) = look(100.0)
+    store.add(priced(101, "v2", 130.0, 5.0))
+    store.add(priced(102, "v2", 140.0, 0.0001))
+    again, dear, cheap = look(100.0)
+    assert again == first
+    assert 1.0 < first.outcomes["reward"] < 1.5
+    assert (dear.outcomes["reward"], cheap.outcomes["reward"]) == (1.0, 1.5)
+    assert list(live_runs(store, "v2", "v1", LIVE)(100.0)) == [again, dear, cheap]  # after a kill as well
+
+
+def test_without_runs_before_the_first_look_with_enough_solved_ones_decides(store: TraceStore):
+    look = live_runs(store, "v2", "v1", LIVE)
+    for number in range(19):
+        store.add(priced(number, "v1", 110.0 + number, 0.01 + 0.001 * number))
+    assert all(np.isnan(run.outcomes["reward"]) for run in look(100.0))
+    store.add(priced(19, "v2", 140.0, 0.04))
+    first = list(look(100.0))
+    assert all(np.isfinite(run.outcomes["reward"]) for run in first)
+    store.add(priced(20, "v2", 150.0, 9.0))
+    assert list(look(100.0))[:20] == first
+
+
+LIVE = TrainSettings(policy="v2", output=Path("v2"), preferences=Preferences(cost=0.5))
+
+
+def priced(number: int, version: str, started: float, dollars: float) -> Trace:
+    """Return a solved run that cost so much."""
+    trace = captured(number, version, f"thread {number}", started)
+    call = Call(CallKind.SPECIALIST, "expert", dollars=dollars, seconds=0.2, run_id=trace.id)
+    trace.calls.append(TraceCall(0, call, started=started))
+    return trace
 
 
 # --- the loop
@@ -796,7 +904,15 @@ def test_what_is_missing_is_named(tmp_path: Path):
     where = str(tmp_path / "t.db")
     TraceStore.open(where).close()
     assert "no promotion to go on with" in toolorch(*common, "--resume", "--store", where, code=1)
-    assert "--server" in toolorch("loop", code=2)
+    assert "--server" in toolorch("loop", "--base", "m", code=2)
+    loop = ["loop", *common[1:7], "--new-traces", "1"]
+    assert "give NAME=VALUE" in toolorch(*loop, "--set", "best", code=2)
+    assert "give MODULE:NAME" in toolorch(*loop, "--rewards", "nothing:here", code=2)
+    assert "goes with --run" in toolorch(*common, "--verifier", "os:getcwd", code=2)
+    assert "--verifier" in toolorch(*common, "--run", "os:getcwd", code=2)
+    own = [*common, "--run", "os:getcwd", "--verifier", "os:getcwd"]
+    assert "give its tasks with --tasks" in toolorch(*own, "--synthesize", "3", code=2)
+    assert "there are no held-out tasks" in toolorch(*own, code=1)
 
 
 def test_a_served_adapter_is_published_under_the_policys_name(tmp_path: Path):
@@ -819,6 +935,7 @@ def test_an_adapter_goes_into_a_real_server_and_out_again(
         assert not served.serves(version)
         published = served.publish(version, tiny_adapter)
         assert published.probe.error < 1e-3
+        assert published.probe.told_apart
         assert served.serves(version)
     for closed in (lambda: served.serves(version), lambda: served.publish(version, tiny_adapter)):
         with pytest.raises(RuntimeError, match="closed"):
@@ -830,6 +947,45 @@ def test_an_adapter_goes_into_a_real_server_and_out_again(
         served.retire(version)
         assert not served.serves(version)
         assert served.serves(embedded_server.name)
+
+
+def test_what_the_server_computes_in_is_found_out(
+    embedded_server: EmbeddedServer, tiny_policy: Path, tiny_adapter: Path, tmp_path: Path
+):
+    """The bare policy's own log-probabilities say it; those of another model are no rounding."""
+    from tests import tiny_policy as tiny
+    from toolorch_rl.weights import BFLOAT16, FLOAT32, Probe, folder_logprobs
+    from toolorch_serving.promotion import ServedAdapters
+
+    probe = Probe.random(300)
+    with ServedAdapters(embedded_server.url, embedded_server.name, tiny_policy) as served:
+        exact = folder_logprobs(tiny_policy)
+        assert served._found_precision(probe, exact) is FLOAT32
+        rounded = lambda ids: [values + 0.1 for values in exact(ids)]  # noqa: E731
+        assert served._found_precision(probe, rounded) is BFLOAT16
+    other = tiny.build(tmp_path / "other", lessons=(), seed=5)
+    with (
+        ServedAdapters(embedded_server.url, embedded_server.name, other) as served,
+        pytest.raises(PromotionError, match="is not the policy in"),
+    ):
+        served.publish(f"{embedded_server.name}-v9", tiny_adapter)
+
+
+@pytest.mark.slow
+def test_a_bfloat16_server_takes_an_adapter(tiny_policy: Path, tiny_adapter: Path):
+    from toolorch_rl.weights import FLOAT32, ProbeError
+    from toolorch_serving.promotion import ServedAdapters
+
+    with EmbeddedServer(tiny_policy, dtype="bfloat16", progress=False) as server:
+        with ServedAdapters(server.url, server.name, tiny_policy) as served:
+            found = served.publish(f"{server.name}-v1", tiny_adapter).probe
+            assert found.error > FLOAT32.tolerance
+            assert found.told_apart
+        with (
+            ServedAdapters(server.url, server.name, tiny_policy, FLOAT32) as served,
+            pytest.raises(ProbeError, match="differ by"),
+        ):
+            served.publish(f"{server.name}-v2", tiny_adapter)
 
 
 def test_watching_does_not_block_readers(tmp_path: Path):

@@ -28,6 +28,7 @@ from toolorch_rl.rollouts import (
     PolicyDownError,
     PolicyServer,
     RolloutError,
+    RolloutPlan,
     RolloutSettings,
     Sampling,
     after_fork,
@@ -332,7 +333,7 @@ def test_groups_come_as_they_are_ready_and_closing_cancels_the_rest(policy: Scri
         return str(await app_of(policy)(task))
 
     async def first() -> str:
-        groups = collect(app, TASKS, verify, RolloutSettings(repetitions=1, at_once=4, seconds=60))
+        groups = collect(app, TASKS, RolloutPlan(verify, RolloutSettings(repetitions=1, at_once=4, seconds=60)))
         async for group in groups:
             await groups.aclose()  # type: ignore[attr-defined]
             return group.key
@@ -357,7 +358,7 @@ def test_forks_share_what_came_before_the_decision(policy: ScriptedPolicy) -> No
     )
 
     async def groups() -> list[Any]:
-        return [group async for group in collect_forks(forks, TASKS[1:4], verify, SEEDED)]
+        return [group async for group in collect_forks(forks, TASKS[1:4], RolloutPlan(verify, SEEDED))]
 
     found = asyncio.run(groups())
     assert sorted(group.key for group in found) == ["sum-1", "sum-2", "sum-3"]
@@ -385,7 +386,7 @@ def test_forks_need_a_checkpointer(policy: ScriptedPolicy) -> None:
     )
 
     async def groups() -> list[Any]:
-        return [group async for group in collect_forks(forks, TASKS[:1], verify, SEEDED)]
+        return [group async for group in collect_forks(forks, TASKS[:1], RolloutPlan(verify, SEEDED))]
 
     with pytest.raises(RolloutError, match="checkpointer"):
         asyncio.run(groups())

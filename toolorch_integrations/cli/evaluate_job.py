@@ -87,7 +87,7 @@ class Job:
         with ExitStack() as stack:
             files = _Files(self._path(store), settings, self.fresh, stack)
             held = files.of("")
-            with _bar(console, "Tasks", len(tasks), len(held.done)) as step:
+            with progress(console, "Tasks", len(tasks), len(held.done)) as step:
 
                 def ended(result: TaskResult) -> None:
                     held.add(result)
@@ -105,7 +105,7 @@ class Job:
             names = self._baselines(answering.real)
             arms: list[Arm] = []
             if names:
-                with _bar(console, "Baselines", None, 0) as step:
+                with progress(console, "Baselines", None, 0) as step:
 
                     def tried(name: str, result: TaskResult) -> None:
                         files.of(name).add(result)
@@ -223,9 +223,9 @@ class _Files:
 
 
 @contextmanager
-def _bar(console: Console, label: str, total: int | None, done: int) -> Iterator[Callable[[], None]]:
+def progress(console: Console, label: str, total: int | None, done: int) -> Iterator[Callable[[], None]]:
     """Show progress on a terminal; what it gives counts one more."""
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        shown = progress.add_task(label, total=total, completed=done)
-        yield lambda: progress.advance(shown)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        shown = bar.add_task(label, total=total, completed=done)
+        yield lambda: bar.advance(shown)

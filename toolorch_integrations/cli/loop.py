@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,32 +10,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from toolorch_integrations.cli.estimate import Wanted
-from toolorch_integrations.cli.options import report_console
-from toolorch_integrations.cli.promote import (
-    Base,
-    Face,
-    Goal,
-    Least,
-    LookEvery,
-    Made,
-    Margins,
-    Most,
-    Name,
-    Patience,
-    Planned,
-    Server,
-    Share,
-    Specialists,
-    TaskFiles,
-    job_of,
-    served_name,
-)
-from toolorch_integrations.cli.traces import DEFAULT_STORE, AppName, Store, _reports_errors, seconds
+from toolorch_integrations.cli.options import imported, report_console, with_options
+from toolorch_integrations.cli.options import settings as settings_of
+from toolorch_integrations.cli.promote import served_name
+from toolorch_integrations.cli.promote_options import OWN, PromoteOptions
+from toolorch_integrations.cli.traces import _reports_errors, seconds
 
 if TYPE_CHECKING:
     from toolorch_integrations.cli.promote_job import PromoteJob
-    from toolorch_integrations.store import TraceStore
     from toolorch_serving.promotion import PromotionRecord
 
 Work = Annotated[Path, typer.Option(help="Folder for the loop's state, its log, and what is trained.")]
@@ -47,36 +28,19 @@ Interval = Annotated[
 
 
 @_reports_errors
+@with_options(PromoteOptions)
 def loop(
-    server: Server = None,
-    name: Name = None,
-    base: Base = None,
-    store: Store = DEFAULT_STORE,
-    app_name: AppName = None,
+    options: PromoteOptions,
     work: Work = Path("rounds"),
     new_traces: Annotated[int, typer.Option(min=1, help="New runs that a round waits for.")] = 200,
     interval: Interval = None,
-    verifier: Annotated[
-        str | None,
-        typer.Option(metavar="MODULE:FUNCTION", help="Attaches rewards: takes the store and an epoch second."),
+    rewards: Annotated[
+        str | None, typer.Option(metavar=OWN, help="Attaches rewards: takes the store and an epoch second.")
     ] = None,
     method: Annotated[str, typer.Option(help="Of training: sft, dpo, kto or replay.")] = "replay",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of training (TrainSettings).")
     ] = None,
-    tasks: TaskFiles = None,
-    synthesize: Made = None,
-    face: Face = "langgraph",
-    specialists: Specialists = "simulated",
-    wanted: Wanted = None,
-    canary: Share = 0.1,
-    least: Least = 30,
-    planned: Planned = 1_000,
-    most: Most = 10_000,
-    patience: Patience = None,
-    look_every: LookEvery = 30.0,
-    goal: Goal = "reward",
-    margin: Margins = None,
     once: Annotated[bool, typer.Option("--once", help="One round, and then end.")] = False,
 ) -> None:
     """Wait for new runs, train on them, promote what is better, and begin again.
@@ -86,19 +50,13 @@ def loop(
     from toolorch_integrations.store import TraceStore
     from toolorch_serving.promotion.rounds import Rounds
 
-    for option, value in (("--server", server), ("--base", base)):
-        if value is None:
-            raise typer.BadParameter("is needed", param_hint=option)
-    assert server is not None
-    assert base is not None
     console = report_console()
-    served = served_name(server, name)
-    job = job_of(
-        server, served, base, store, app_name, None, tasks, synthesize, face, specialists, wanted,
-        canary, least, planned, most, patience, look_every, goal, margin,
-    )  # fmt: skip
-    settings = {"method": method, "app": app_name, "preferences": wanted and wanted.model_dump(mode="json")}
-    with TraceStore.open(store) as opened:
+    base = options.needed("base")
+    served = served_name(options.needed("server"), options.name)
+    wanted = options.wanted and options.wanted.model_dump(mode="json")
+    settings = {"method": method, "app": options.app_name, "preferences": wanted, **settings_of(set_)}
+    job = options.job(served)
+    with TraceStore.open(options.store) as opened:
         rounds = Rounds(
             opened,
             work,
@@ -106,8 +64,8 @@ def loop(
             base,
             train=_train,
             promote=_promoter(job, console),
-            attach=_attacher(verifier),
-            settings={**settings, **_settings(set_ or [])},
+            attach=imported(rewards, "--rewards") if rewards is not None else None,
+            settings=settings,
             new_traces=new_traces,
             interval=interval or 3_600.0,
             tell=lambda text: console.print(escape(text), soft_wrap=True),
@@ -133,26 +91,3 @@ def _promoter(job: PromoteJob, console: Console) -> Callable[[str, Path], Promot
         return job.bring(version, folder, console, tell)
 
     return promote
-
-
-def _attacher(given: str | None) -> Callable[[TraceStore, float], int] | None:
-    """Return the function that `MODULE:FUNCTION` names."""
-    if given is None:
-        return None
-    module, _, name = given.partition(":")
-    try:
-        found: Callable[[TraceStore, float], int] = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise typer.BadParameter(
-            f"{given!r} names no function: give MODULE:FUNCTION ({error})", param_hint="--verifier"
-        ) from error
-    return found
-
-
-def _settings(words: list[str]) -> dict[str, Any]:
-    from toolorch_rl.training.settings import value_of
-
-    for word in words:
-        if "=" not in word:
-            raise typer.BadParameter(f"{word!r}: give NAME=VALUE", param_hint="--set")
-    return dict(value_of(word) for word in words)

@@ -10,13 +10,12 @@ from typing import Any
 from rich.console import Console
 
 from toolorch_integrations.cli.estimate import estimated
-from toolorch_integrations.cli.evaluate_inputs import Sampling, Tasks
-from toolorch_integrations.cli.evaluate_job import Job
-from toolorch_integrations.entry import Price
+from toolorch_integrations.cli.held_out import HeldOut
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.store import TraceStore
-from toolorch_rl.evaluation import TaskResult, read_results
+from toolorch_rl.evaluation import TaskResult
 from toolorch_rl.training.settings import TrainSettings
+from toolorch_rl.weights import Precision
 from toolorch_serving.promotion import (
     CanaryPlan,
     Criteria,
@@ -34,21 +33,18 @@ from toolorch_serving.promotion import (
 
 @dataclass(frozen=True)
 class PromoteJob:
-    """What the command's options say; see there for each."""
+    """What the command's options say; see `PromoteOptions` for each."""
 
     server: str
     name: str
     base: str
     store: str
-    tasks: Tasks
+    held_out: HeldOut
     folder: Path
     """For the held-out results, so that an interrupted evaluation goes on."""
     plan: CanaryPlan = field(default_factory=CanaryPlan)
     criteria: Criteria = field(default_factory=Criteria)
-    face: str = "langgraph"
-    specialists: str = "simulated"
-    sampling: Sampling | None = None
-    concurrency: int = 8
+    precision: Precision | None = None
     preferences: Preferences | None = None
     filters: Mapping[str, Any] = field(default_factory=dict)
     """Which traces the estimate rests on, by names of `TrainSettings`."""
@@ -68,7 +64,10 @@ class PromoteJob:
         Raises:
             ToolorchError: It cannot be begun, or another candidate is on its way.
         """
-        with TraceStore.open(self.store) as store, ServedAdapters(self.server, self.name, self.base) as adapters:
+        with (
+            TraceStore.open(self.store) as store,
+            ServedAdapters(self.server, self.name, self.base, self.precision) as adapters,
+        ):
             records = PromotionRecords(store)
             known = [record for record in records.history() if record.candidate == version]
             if known and known[-1].step.ends:
@@ -103,7 +102,6 @@ class PromoteJob:
         settings = TrainSettings.of(
             {"policy": self.base, "output": folder, "app": self.filters.get("app"), "preferences": self.preferences}
         )
-        wanted = {task.id: task.preferences for task in self.tasks.usable}
         return Promotion(
             PromotionRecords(store),
             Gate(self.criteria),
@@ -116,42 +114,19 @@ class PromoteJob:
                     preferences=self.preferences,
                     **{"model": incumbent, **self.filters},
                 ),
-                evaluate=lambda version: self._evaluate(version, console),
+                evaluate=lambda version: self._evaluate(candidate, version, console),
                 live=live_runs(store, candidate, incumbent, settings),
-                preferences=lambda task: wanted.get(task, Preferences()),
+                preferences=self.held_out.preferences,
             ),
             self.plan,
             tell,
             self.look_every,
         )
 
-    def _evaluate(self, version: str, console: Console) -> Sequence[TaskResult]:
-        if not self.tasks.usable:
-            raise PromotionError(
-                "there are no held-out tasks: give --tasks FILE (toolorch synthesize makes some) or --synthesize N"
-            )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        results = self.folder / f"{version}.results.jsonl"
-        Job(
-            policy=self.server,
-            model=version,
-            engine="auto",
-            dtype="auto",
-            sampling=self.sampling or Sampling(1.0, 1024, 300.0, None, Price(), True),
-            face=self.face,
-            rendering="chat",
-            tasks=self.tasks,
-            preferences=self.preferences,
-            specialists=self.specialists,
-            baselines="none",
-            strongest=None,
-            seed=0,
-            concurrency=self.concurrency,
-            store=None,
-            results=results,
-            fresh=False,
-        ).run(None, console)
-        return read_results(results)
+    def _evaluate(self, candidate: str, version: str, console: Console) -> Sequence[TaskResult]:
+        folder = self.folder / candidate  # each promotion evaluates anew; one that was killed goes on
+        folder.mkdir(parents=True, exist_ok=True)
+        return self.held_out.results(version, folder / f"{version}.{self.held_out.digest}.jsonl", console)
 
 
 def criteria_of(goal: str, margins: Sequence[str]) -> Criteria:

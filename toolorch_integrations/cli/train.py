@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from toolorch_integrations.cli.options import preferences
+from toolorch_integrations.cli.options import settings as settings_of
 from toolorch_integrations.cli.traces import (
     DEFAULT_STORE,
     AppName,
@@ -112,14 +113,9 @@ def train(
 
 
 def _settings(file: Path | None, given: dict[str, Any], more: list[str]) -> TrainSettings:
-    from toolorch_rl.training import TrainingError, TrainSettings
-    from toolorch_rl.training.settings import value_of
+    from toolorch_rl.training import TrainSettings
 
-    for word in more:
-        if "=" not in word:
-            raise TrainingError(f"--set {word}: give NAME=VALUE")
-        name, value = value_of(word)
-        given[name] = value
+    given |= settings_of(more)
     for name in ("policy", "output"):
         if file is None and given.get(name) is None:
             raise typer.BadParameter("is needed, here or in --settings", param_hint=f"--{name}")

@@ -8,6 +8,7 @@ from langchain_core.language_models import LanguageModelInput
 from pydantic import Field
 
 from toolorch_integrations.langgraph.chat_model import ChatPolicy, thread_of_run
+from toolorch_integrations.overrides import overrides_for
 from toolorch_integrations.versions import VersionRouter, conversation_key
 
 
@@ -15,7 +16,8 @@ class RoutedChatPolicy(ChatPolicy):
     """A `ChatPolicy` that asks a router which version answers; `model` only names it.
 
     A conversation is a LangGraph thread; where there is none, `toolorch_integrations.versions.conversation` names it,
-    or else the user's first words do.
+    or else the user's first words do. A version that is set around a run (`policy_overrides`) goes before the router:
+    so rollouts and held-out evaluations of the same app choose theirs.
 
     Args:
         router: Chooses the version.
@@ -33,5 +35,6 @@ class RoutedChatPolicy(ChatPolicy):
     ) -> dict[str, Any]:
         payload = super()._get_request_payload(input_, stop=stop, **kwargs)
         router: VersionRouter = self.router
-        payload["model"] = router.version_for(conversation_key(payload["messages"], thread_of_run()))
+        if "model" not in overrides_for(self.openai_api_base):
+            payload["model"] = router.version_for(conversation_key(payload["messages"], thread_of_run()))
         return payload

@@ -9,13 +9,16 @@ from llama_index.core.base.llms.types import ChatMessage
 from pydantic import PrivateAttr
 
 from toolorch_integrations.llamaindex.llm import PolicyLLM
+from toolorch_integrations.overrides import overrides_for
 from toolorch_integrations.versions import VersionRouter, conversation_key
 
 
 class RoutedPolicyLLM(PolicyLLM):
     """A `PolicyLLM` that asks a router which version answers; `model` only names it.
 
-    `toolorch_integrations.versions.conversation` names the conversation, or else the user's first words do.
+    `toolorch_integrations.versions.conversation` names the conversation, or else the user's first words do. A
+    version that is set around a run (`policy_overrides`) goes before the router: so rollouts and held-out evaluations
+    of the same app choose theirs.
 
     Args:
         router: Chooses the version.
@@ -38,5 +41,6 @@ class RoutedPolicyLLM(PolicyLLM):
     ) -> dict[str, Any]:
         request = super()._request(messages, kwargs, stream=stream)
         body = request["body"]
-        body["model"] = self._router.version_for(conversation_key(body["messages"]))
+        if "model" not in overrides_for(self.api_base):
+            body["model"] = self._router.version_for(conversation_key(body["messages"]))
         return request

@@ -9,8 +9,9 @@ number of runs, and numbers have none.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ _Z = 1.959963984540054
 RESAMPLES = 2_000
 _CHUNK = 4_000_000
 """Resampled counts that are in memory at a time."""
+_KEPT_RUNS = 2_000
+"""Most runs whose resampled counts are kept: 32 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +97,23 @@ def bootstrap(
 def resampled(columns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return sums over resampled runs: one row for each row of `columns`, one column for each resample."""
     number = columns.shape[1]
+    drawn = _kept_draws(number) if number <= _KEPT_RUNS else _draws(number)
+    return np.concatenate([columns @ counts.T for counts in drawn], axis=1)
+
+
+def _draws(number: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield how often each run is in each resample: always the same for so many runs."""
     random = np.random.default_rng(0)
     step = max(1, _CHUNK // number)
     even = np.full(number, 1 / number)
-    sums = [
-        columns @ random.multinomial(number, even, size=min(step, RESAMPLES - start)).T
-        for start in range(0, RESAMPLES, step)
-    ]
-    return np.concatenate(sums, axis=1)
+    for start in range(0, RESAMPLES, step):
+        yield random.multinomial(number, even, size=min(step, RESAMPLES - start))
+
+
+@lru_cache(maxsize=2)
+def _kept_draws(number: int) -> tuple[npt.NDArray[np.int64], ...]:
+    # Drawing takes far longer than summing, and all metrics of an evaluation have as many runs.
+    return tuple(_draws(number))
 
 
 def _wilson(share: float, number: int) -> tuple[float, float]:

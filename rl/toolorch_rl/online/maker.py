@@ -10,19 +10,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from toolorch_integrations.store import TraceStore
-from toolorch_rl.rollouts import (
-    Group,
-    LangGraphForks,
-    PolicyServer,
-    RolloutError,
-    RolloutSettings,
-    collect,
-    collect_forks,
-)
+from toolorch_rl.rollouts import Group, LangGraphForks, RolloutError, RolloutPlan, collect, collect_forks
 from toolorch_rl.rollouts.attempt import App
 from toolorch_rl.rollouts.loops import run_loop
-from toolorch_rl.rollouts.runner import Verify
 
 
 class RolloutMaker:
@@ -33,12 +23,7 @@ class RolloutMaker:
     Args:
         app: See `rollouts.collect`; or a graph whose runs are forked, see `rollouts.LangGraphForks`.
         tasks: Gives tasks without end, from the number of a group on.
-        verify: See `rollouts.collect`.
-        settings: See `rollouts.collect`.
-        server: See `rollouts.collect`.
-        store: See `rollouts.collect`.
-        version: See `rollouts.collect`.
-        start: Number of the first group.
+        plan: See `rollouts.collect`.
         begins: Told the number of each group that begins.
     """
 
@@ -46,20 +31,13 @@ class RolloutMaker:
         self,
         app: App | LangGraphForks,
         tasks: Callable[[int], Iterator[Any]],
-        verify: Verify,
-        settings: RolloutSettings,
+        plan: RolloutPlan,
         *,
-        server: PolicyServer | None = None,
-        store: TraceStore | None = None,
-        version: Callable[[], str | None] = lambda: None,
-        start: int = 0,
         begins: Callable[[int], None] = lambda number: None,
     ) -> None:
         self._begins = begins
-        self._app, self._verify, self._settings = app, verify, settings
-        self._tasks = tasks(start)
-        self._server, self._store, self._version = server, store, version
-        self._start = start
+        self._app, self._plan = app, plan
+        self._tasks = tasks(plan.start)
         self._ready: queue.SimpleQueue[Group | BaseException] = queue.SimpleQueue()
         self._allowed = 0
         self._begun = 0
@@ -134,17 +112,7 @@ class RolloutMaker:
 
     async def _collect(self) -> None:
         make: Any = collect_forks if isinstance(self._app, LangGraphForks) else collect
-        groups = make(
-            self._app,
-            self._allowed_tasks(),
-            self._verify,
-            self._settings,
-            server=self._server,
-            store=self._store,
-            version=self._version,
-            start=self._start,
-        )
-        async for group in groups:
+        async for group in make(self._app, self._allowed_tasks(), self._plan):
             self._ready.put(group)
 
     async def _allowed_tasks(self) -> AsyncIterator[Any]:
@@ -154,6 +122,6 @@ class RolloutMaker:
                 self._wake.clear()
                 if self._begun >= self._allowed:
                     await self._wake.wait()
-            self._begins(self._start + self._begun)
+            self._begins(self._plan.start + self._begun)
             self._begun += 1
             yield task

@@ -47,7 +47,7 @@ def train_online(
         tasks: See `RolloutSource`.
         verify: `verify(task, trace, result)` says whether a run solved its task.
         server: The policy's server; one that this process has started is started again when it dies.
-        online: How runs are made and chosen.
+        online: How runs are made and chosen. `preferences`, `preset` and `filters` may stand here or in `settings`.
         store: Where traces are kept as well.
         versions: Where published versions are saved; by default a temporary folder.
         probe: Proves each version; by default random ids of the policy's vocabulary.
@@ -71,7 +71,7 @@ def train_online(
     config = _config(chosen.policy)
     vocabulary = int(config.get_text_config().vocab_size)
     probe = probe or Probe.random(vocabulary, prompts=2, length=32)
-    online = replace(online or OnlineSettings(), vocabulary=vocabulary)
+    online = replace((online or OnlineSettings()).agreed(chosen), vocabulary=vocabulary)
     url, name = _address(server, chosen.policy)
     lora = chosen.lora_rank is not None
     publisher = (

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from toolorch_integrations.preferences import Preferences
-from toolorch_rl.rewards import OURS, Preset
+from toolorch_rl.rewards import OURS, Preset, preset
 from toolorch_rl.rollouts import RolloutError, RolloutSettings
+from toolorch_rl.training.settings import TrainSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class OnlineSettings:
         preferences: Whose reward is trained for; None: each run's own caller's.
         preset: How rewards are normalised, and which groups are too even to learn from.
         policy_seconds: Seconds that each policy call counts; see `rollouts.rewards_of`.
-        filters: Filters of `toolorch_rl.filters` that drop runs before rewards are computed.
+        filters: Filters of `toolorch_rl.filters` and `toolorch_rl.quality` that drop runs before rewards are computed.
         rounds: Batches of groups that a step may draw to find some to learn from.
         vocabulary: How many tokens the model has, where runs are to be checked against it.
         timeout: Seconds that a step waits for its runs.
@@ -39,11 +40,32 @@ class OnlineSettings:
     preferences: Preferences | None = None
     preset: Preset = OURS
     policy_seconds: float | None = None
-    filters: tuple[Literal["format", "output"], ...] = ()
+    filters: tuple[Literal["format", "output", "quality"], ...] = ()
     rounds: int = 5
     vocabulary: int | None = None
     timeout: float = 3600.0
     seconds: float | None = None
+
+    def agreed(self, training: TrainSettings) -> OnlineSettings:
+        """Return the settings with what a training's own say of `preferences`, `preset` and `filters`.
+
+        Raises:
+            RolloutError: Both say something, and not the same.
+        """
+        named = preset(training.preset)
+        said: dict[str, tuple[Any, Any, Any]] = {
+            "preferences": (self.preferences, training.preferences, None),
+            "preset": (self.preset, named, OURS),
+            "filters": (self.filters, training.filters, ()),
+        }
+        found = {}
+        for name, (here, there, default) in said.items():
+            if default not in (here, there) and here != there:
+                raise RolloutError(
+                    f"{name} is given twice, and not alike: {here!r} in OnlineSettings and {there!r} in TrainSettings"
+                )
+            found[name] = there if here == default else here
+        return replace(self, **found)
 
     def __post_init__(self) -> None:
         for name in ("groups", "publish_every", "rounds"):

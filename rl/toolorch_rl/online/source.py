@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from toolorch_rl.filters import drop_homogeneous, drop_unanswered, drop_unparsed
 from toolorch_rl.online.maker import RolloutMaker
 from toolorch_rl.online.publishing import WeightStream
 from toolorch_rl.online.settings import OnlineSettings
+from toolorch_rl.quality import drop_faulty
 from toolorch_rl.rewards import Rewards
-from toolorch_rl.rollouts import Group, LangGraphForks, PolicyServer, RolloutError, after_fork, rewards_of
+from toolorch_rl.rollouts import Group, LangGraphForks, PolicyServer, RolloutError, RolloutPlan, after_fork, rewards_of
 from toolorch_rl.rollouts.attempt import App
 from toolorch_rl.rollouts.runner import Verify
 from toolorch_rl.rows import Example
@@ -26,7 +28,7 @@ from toolorch_rl.trace_rows import rollouts_of
 if TYPE_CHECKING:
     from torch import nn
 
-_FILTERS = {"format": drop_unparsed, "output": drop_unanswered}
+_FILTERS = {"format": drop_unparsed, "output": drop_unanswered, "quality": drop_faulty}
 
 
 class RolloutSource:
@@ -59,7 +61,8 @@ class RolloutSource:
         self.settings = settings or OnlineSettings()
         if not callable(tasks) and not tasks:
             raise RolloutError("tasks is empty: online training needs something to do")
-        self._parts: dict[str, Any] = {"app": app, "verify": verify, "server": server, "store": store}
+        self._app = app
+        self._plan = RolloutPlan(verify, self.settings.rollouts, server, store, self._version)
         self._tasks = tasks if callable(tasks) else _passes(tasks, self.settings.rollouts.seed)
         self._weights = weights
         self._ended = ended
@@ -198,19 +201,13 @@ class RolloutSource:
 
     def _started(self) -> RolloutMaker:
         if self._maker is None:
-            self._maker = RolloutMaker(
-                self._parts["app"],
-                self._tasks,
-                self._parts["verify"],
-                self.settings.rollouts,
-                server=self._parts["server"],
-                store=self._parts["store"],
-                version=lambda: self._weights.model if self._weights is not None else None,
-                start=self._first,
-                begins=self._begins,
-            )
+            plan = replace(self._plan, start=self._first)
+            self._maker = RolloutMaker(self._app, self._tasks, plan, begins=self._begins)
             self._maker.start()
         return self._maker
+
+    def _version(self) -> str | None:
+        return self._weights.model if self._weights is not None else None
 
     def _begins(self, number: int) -> None:
         """Note which version is served as a group begins."""

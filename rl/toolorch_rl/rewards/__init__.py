@@ -9,6 +9,7 @@ from toolorch_rl.rewards.credit import CallCredit, RunCredit, credit
 from toolorch_rl.rewards.equations import Rewards, advantages, reward, scalarise
 from toolorch_rl.rewards.features import CallCost, RewardError, RunFeatures, features_of
 from toolorch_rl.rewards.presets import OURS, PAPER, PRESETS, RELEASED_SCRIPT, Preset, preset
+from toolorch_rl.rewards.scale import Scale
 
 __all__ = [
     "OURS",
@@ -22,6 +23,7 @@ __all__ = [
     "Rewards",
     "RunCredit",
     "RunFeatures",
+    "Scale",
     "advantages",
     "attach",
     "credit",

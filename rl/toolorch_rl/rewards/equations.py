@@ -96,7 +96,7 @@ def reward(
     of = np.fromiter((place[key] for key in groups), np.intp, len(groups))
     tools = tuple(sorted({name for run in runs for name in run.calls}))
     solved = np.fromiter((run.solved for run in runs), np.bool_, len(runs))
-    raw, notes = _raw(runs, of, keys, tools)
+    raw, notes = raw_features(runs, of, keys, tools)
     vectors, spreads, tops = _normalise(raw, of, len(keys), solved, settings)
     weights = np.array([entry.vector(tools) for entry in wanted], np.float64)
     scalars = scalarise(vectors, weights, solved)
@@ -136,7 +136,26 @@ def advantages(rewards: Floats, groups: npt.NDArray[np.intp], settings: Preset =
     return result
 
 
-def _raw(
+def bounds(
+    raw: Floats, of: npt.NDArray[np.intp], number: int, solved: npt.NDArray[np.bool_], settings: Preset
+) -> tuple[Floats, Floats]:
+    """Return the least value of each feature in each group, and what is divided by: 0 where the feature is constant."""
+    counted = solved if settings.normalise_over == "solved" else np.ones_like(solved)
+    low = np.full((number, raw.shape[1]), np.inf)
+    high = np.full((number, raw.shape[1]), -np.inf)
+    np.minimum.at(low, of[counted], raw[counted])
+    np.maximum.at(high, of[counted], raw[counted])
+    empty = ~np.isfinite(low)  # nobody to measure by, or not known
+    low[empty] = high[empty] = 0.0
+    size = np.maximum(np.abs(low), np.abs(high))
+    divisor = high - low
+    constant = divisor <= _ROUNDING * size
+    divisor[:, -2:] = np.maximum(divisor[:, -2:], settings.least_spread * size[:, -2:])
+    divisor[constant] = 0.0
+    return low, divisor
+
+
+def raw_features(
     runs: Sequence[RunFeatures], of: npt.NDArray[np.intp], keys: Sequence[Hashable], tools: tuple[str, ...]
 ) -> tuple[Floats, list[str]]:
     """Return M, dollars and seconds as NaN in groups that do not know them of every run, and say so."""
@@ -164,19 +183,8 @@ def _raw(
 def _normalise(
     raw: Floats, of: npt.NDArray[np.intp], number: int, solved: npt.NDArray[np.bool_], settings: Preset
 ) -> tuple[Floats, Floats, Floats]:
-    counted = solved if settings.normalise_over == "solved" else np.ones_like(solved)
-    low = np.full((number, raw.shape[1]), np.inf)
-    high = np.full((number, raw.shape[1]), -np.inf)
-    np.minimum.at(low, of[counted], raw[counted])
-    np.maximum.at(high, of[counted], raw[counted])
-    empty = ~np.isfinite(low)  # nobody to measure by, or not known
-    low[empty] = high[empty] = 0.0
-    size = np.maximum(np.abs(low), np.abs(high))
-    spread = high - low
-    constant = spread <= _ROUNDING * size
-    divisor = spread.copy()
-    divisor[:, -2:] = np.maximum(spread[:, -2:], settings.least_spread * size[:, -2:])
-    divisor[constant] = 0.0
+    low, divisor = bounds(raw, of, number, solved, settings)
+    constant = divisor == 0
     safe = np.where(constant, 1.0, divisor)[of]
     vectors = np.where(constant[of], 0.0, (raw - low[of]) / safe)
     vectors = np.clip(np.nan_to_num(vectors), 0.0, 1.0)  # only runs that were not counted lie outside

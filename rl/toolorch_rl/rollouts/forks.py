@@ -18,14 +18,12 @@ from functools import partial
 from typing import Any
 
 from toolorch_integrations.events import Event, PolicyCalled, TraceEnded
-from toolorch_integrations.store import TraceStore
 from toolorch_rl.rollouts.attempt import Attempt, attempt
 from toolorch_rl.rollouts.context import RolloutContext, seed_of
 from toolorch_rl.rollouts.errors import RolloutError
 from toolorch_rl.rollouts.groups import FinishedRun, Group, Loss, LostRun
 from toolorch_rl.rollouts.recording import RunRecorder
-from toolorch_rl.rollouts.runner import RolloutSettings, Verify, each, judged, key_of
-from toolorch_rl.rollouts.server import PolicyServer
+from toolorch_rl.rollouts.runner import RolloutPlan, each, judged, key_of
 from toolorch_rl.rows import Rollout
 
 
@@ -58,28 +56,19 @@ class LangGraphForks:
 
 
 async def collect_forks(
-    forks: LangGraphForks,
-    tasks: Iterable[Any] | AsyncIterable[Any],
-    verify: Verify,
-    settings: RolloutSettings | None = None,
-    *,
-    server: PolicyServer | None = None,
-    store: TraceStore | None = None,
-    version: Callable[[], str | None] = lambda: None,
-    start: int = 0,
+    forks: LangGraphForks, tasks: Iterable[Any] | AsyncIterable[Any], plan: RolloutPlan
 ) -> AsyncIterator[Group]:
     """Do as `runner.collect`: each group is one run and `repetitions` - 1 forks of it at one decision.
 
     A group whose first run is lost has nothing to fork, and all its runs are lost with it.
     """
-    settings = settings or RolloutSettings()
-    gate = asyncio.Semaphore(max(1, settings.at_once // settings.repetitions))
+    gate = asyncio.Semaphore(max(1, plan.settings.at_once // plan.settings.repetitions))
     running: set[asyncio.Task[Group]] = set()
-    number = start
+    number = plan.start
 
     async def one(task: Any, place: int) -> Group:
         try:
-            return await _forked(forks, task, place, verify, settings, server, store, version)
+            return await _forked(forks, task, place, plan)
         finally:
             gate.release()
 
@@ -110,24 +99,15 @@ def after_fork(rollout: Rollout, shared: int) -> Rollout:
     return replace(rollout, rows=tuple(row for row in rows if row.trained.any()))
 
 
-async def _forked(
-    forks: LangGraphForks,
-    task: Any,
-    number: int,
-    verify: Verify,
-    settings: RolloutSettings,
-    server: PolicyServer | None,
-    store: TraceStore | None,
-    version: Callable[[], str | None],
-) -> Group:
-    name, key = version(), key_of(task, number)
+async def _forked(forks: LangGraphForks, task: Any, number: int, plan: RolloutPlan) -> Group:
+    name, key = plan.version(), key_of(task, number)
     contexts = [
-        RolloutContext(task, key, number, place, seed_of(settings.seed, number, place), name)
-        for place in range(settings.repetitions)
+        RolloutContext(task, key, number, place, seed_of(plan.settings.seed, number, place), name)
+        for place in range(plan.settings.repetitions)
     ]
     group = Group(number, task, key)
     thread = {"configurable": {"thread_id": uuid.uuid4().hex}}
-    trunk = await _attempt(forks, contexts[0], settings, server, forks.inputs(task), thread, ())
+    trunk = await _attempt(forks, contexts[0], plan, forks.inputs(task), thread, ())
     if isinstance(trunk, LostRun):
         for context in contexts:
             group.add(replace(trunk, context=context))
@@ -136,10 +116,10 @@ async def _forked(
     shared = len(RunRecorder("0" * 32, point.before).trace().graph.nodes) if point.before else 0
 
     async def branch(context: RolloutContext) -> FinishedRun | LostRun:
-        made = await _attempt(forks, context, settings, server, None, point.config, point.before)
-        return made if isinstance(made, LostRun) else await judged(verify, context, made, store, shared)
+        made = await _attempt(forks, context, plan, None, point.config, point.before)
+        return made if isinstance(made, LostRun) else await judged(plan.verify, context, made, plan.store, shared)
 
-    first = judged(verify, contexts[0], trunk, store, shared)
+    first = judged(plan.verify, contexts[0], trunk, plan.store, shared)
     for run in await asyncio.gather(first, *(branch(context) for context in contexts[1:])):
         group.add(run)
     return group
@@ -148,13 +128,12 @@ async def _forked(
 async def _attempt(
     forks: LangGraphForks,
     context: RolloutContext,
-    settings: RolloutSettings,
-    server: PolicyServer | None,
+    plan: RolloutPlan,
     inputs: Any,
     config: Any,
     before: Sequence[Event],
 ) -> Attempt | LostRun:
-    failed = ""
+    failed, settings = "", plan.settings
     for _ in range(settings.attempts):
         app = partial(_invoked, forks, forks.make_agent(), inputs, config)
         recorder = RunRecorder(uuid.uuid4().hex, before)
@@ -164,8 +143,8 @@ async def _attempt(
         if not made.policy_failed:
             return made
         failed = made.policy_failed
-        if server is not None:
-            await server.ready()
+        if plan.server is not None:
+            await plan.server.ready()
         if inputs is not None:  # begin anew: the thread holds half a run
             config = {"configurable": {"thread_id": uuid.uuid4().hex}}
     return LostRun(context, Loss.POLICY, f"{settings.attempts} tries failed, at last: {failed}")

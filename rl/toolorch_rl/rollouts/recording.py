@@ -133,3 +133,6 @@ class _Nowhere:
 
     def interrupted_trace(self, thread_id: str) -> None:
         return None
+
+    def trace_of_run(self, run_id: str) -> None:
+        return None

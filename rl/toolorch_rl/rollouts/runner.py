@@ -56,23 +56,34 @@ class RolloutSettings:
             raise RolloutError("sampling.temperature is 0: all runs of a task would be alike; take 1")
 
 
+@dataclass(frozen=True, slots=True)
+class RolloutPlan:
+    """All that `collect` and `collect_forks` are told besides what runs and on which tasks.
+
+    Attributes:
+        verify: Says whether a run solved its task.
+        settings: How many, how long, with which seeds.
+        server: The policy's; runs that fail with it are made again once it answers. None: made again at once.
+        store: Where finished traces are kept as well; a run that was given up is in no store.
+        version: Asked, as a group begins, for the name under which the policy is to be asked.
+        start: Number of the first group, for later rounds with the same seed.
+    """
+
+    verify: Verify
+    settings: RolloutSettings = field(default_factory=RolloutSettings)
+    server: PolicyServer | None = None
+    store: TraceStore | None = None
+    version: Callable[[], str | None] = lambda: None
+    start: int = 0
+
+
 def key_of(task: Any, number: int) -> str:
     """Return a task's name: its `id`, or its place where it has none."""
     found = task.get("id") if isinstance(task, Mapping) else getattr(task, "id", None)
     return str(number) if found is None else str(found)
 
 
-async def collect(
-    app: App,
-    tasks: Iterable[Any] | AsyncIterable[Any],
-    verify: Verify,
-    settings: RolloutSettings | None = None,
-    *,
-    server: PolicyServer | None = None,
-    store: TraceStore | None = None,
-    version: Callable[[], str | None] = lambda: None,
-    start: int = 0,
-) -> AsyncIterator[Group]:
+async def collect(app: App, tasks: Iterable[Any] | AsyncIterable[Any], plan: RolloutPlan) -> AsyncIterator[Group]:
     """Run the app on each task, several times each, and give each group when its last run has settled.
 
     Tasks are drawn from the iterable only as there is room for their runs. Closing the iterator cancels what runs.
@@ -81,19 +92,13 @@ async def collect(
         app: Runs the app on a task: a coroutine function, or a plain one, which gets a thread. A coroutine function
             that blocks holds up all others: give a plain one then.
         tasks: Any objects; `id`, where they have one, names them in traces.
-        verify: Says whether a run solved its task.
-        settings: How many, how long, with which seeds.
-        server: The policy's; runs that fail with it are made again once it answers. None: made again at once.
-        store: Where finished traces are kept as well; a run that was given up is in no store.
-        version: Asked, as a group begins, for the name under which the policy is to be asked.
-        start: Number of the first group, for later rounds with the same seed.
+        plan: How they are judged, how many there are, and where they go.
 
     Raises:
         PolicyDownError: The policy server is gone for good.
     """
-    settings = settings or RolloutSettings()
-    work = _Work(app, verify, settings, server, store, version)
-    feeder = asyncio.create_task(work.feed(tasks, start))
+    work = _Work(app, plan)
+    feeder = asyncio.create_task(work.feed(tasks))
     groups: dict[int, Group] = {}
     try:
         while not (work.fed and work.given == work.settled):
@@ -105,7 +110,7 @@ async def collect(
             work.settled += 1
             group = groups.setdefault(run.context.group, Group(run.context.group, run.context.task, run.context.key))
             group.add(run)
-            if group.settled == settings.repetitions:
+            if group.settled == plan.settings.repetitions:
                 yield groups.pop(group.number)
     finally:
         left = [feeder, *work.running]
@@ -117,31 +122,23 @@ async def collect(
 class _Work:
     """The runs of one `collect`."""
 
-    def __init__(
-        self,
-        app: App,
-        verify: Verify,
-        settings: RolloutSettings,
-        server: PolicyServer | None,
-        store: TraceStore | None,
-        version: Callable[[], str | None],
-    ) -> None:
-        self.app, self.verify, self.settings = app, verify, settings
-        self.server, self.store, self.version = server, store, version
+    def __init__(self, app: App, plan: RolloutPlan) -> None:
+        self.app, self.plan = app, plan
         self.results: asyncio.Queue[FinishedRun | LostRun | Exception | None] = asyncio.Queue()
         self.running: set[asyncio.Task[None]] = set()
         self.given = self.settled = 0
         self.fed = False
 
-    async def feed(self, tasks: Iterable[Any] | AsyncIterable[Any], start: int) -> None:
+    async def feed(self, tasks: Iterable[Any] | AsyncIterable[Any]) -> None:
         """Begin runs as there is room for them."""
-        gate = asyncio.Semaphore(self.settings.at_once)
+        settings = self.plan.settings
+        gate = asyncio.Semaphore(settings.at_once)
         try:
-            number = start
+            number = self.plan.start
             async for task in each(tasks):
-                name, key = self.version(), key_of(task, number)
-                for repetition in range(self.settings.repetitions):
-                    seed = seed_of(self.settings.seed, number, repetition)
+                name, key = self.plan.version(), key_of(task, number)
+                for repetition in range(settings.repetitions):
+                    seed = seed_of(settings.seed, number, repetition)
                     await gate.acquire()
                     self.given += 1
                     context = RolloutContext(task, key, number, repetition, seed, name)
@@ -165,20 +162,20 @@ class _Work:
 
     async def run(self, context: RolloutContext) -> FinishedRun | LostRun:
         """Make a run, again where the policy server failed."""
-        settings = self.settings
+        plan, settings = self.plan, self.plan.settings
         failed = ""
         for number in range(settings.attempts):
             made = await attempt(self.app, context, settings.sampling, settings.seconds)
             if made.timed_out:
                 return LostRun(context, Loss.TIMEOUT, f"it was given up after {settings.seconds:g} s")
             if not made.policy_failed:
-                return await judged(self.verify, context, made, self.store)
+                return await judged(plan.verify, context, made, plan.store)
             failed = made.policy_failed
             logger.info("rollout %s %d: the policy failed: %s", context.key, context.repetition, failed)
             await asyncio.sleep(min(5.0, 0.2 * 2**number))  # a server that is going down may still call itself healthy
-            if self.server is not None:
-                await self.server.ready()
-            context = replace(context, policy_version=self.version())  # the old one may be gone with the old process
+            if plan.server is not None:
+                await plan.server.ready()
+            context = replace(context, policy_version=plan.version())  # the old one may be gone with the old process
         return LostRun(context, Loss.POLICY, f"{settings.attempts} tries failed, at last: {failed}")
 
 

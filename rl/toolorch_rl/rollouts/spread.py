@@ -13,7 +13,7 @@ from toolorch_rl.rollouts.attempt import App
 from toolorch_rl.rollouts.context import RolloutContext, seed_of
 from toolorch_rl.rollouts.groups import Group, Loss, LostRun
 from toolorch_rl.rollouts.loops import run_loop
-from toolorch_rl.rollouts.runner import RolloutSettings, Verify, collect, key_of
+from toolorch_rl.rollouts.runner import RolloutPlan, RolloutSettings, Verify, collect, key_of
 from toolorch_rl.rollouts.server import PolicyServer
 
 
@@ -30,8 +30,8 @@ def rollouts(
 ) -> list[Group]:
     """Run the app on each task, several times each, and return the groups in the order of the tasks.
 
-    The arguments are those of `runner.collect`. It makes an event loop of its own, so it is not for code that runs on
-    one.
+    The arguments are those of `runner.collect` and `runner.RolloutPlan`. It makes an event loop of its own, so it is
+    not for code that runs on one.
 
     Example:
         >>> groups = rollouts(app, tasks, verify, RolloutSettings(repetitions=8, at_once=64, seconds=60))
@@ -40,8 +40,8 @@ def rollouts(
     kept = TraceStore.open(store) if isinstance(store, str) else store
 
     async def all_groups() -> list[Group]:
-        found = collect(app, tasks, verify, settings, server=server, store=kept, version=lambda: version, start=start)
-        return [group async for group in found]
+        plan = RolloutPlan(verify, settings or RolloutSettings(), server, kept, lambda: version, start)
+        return [group async for group in collect(app, tasks, plan)]
 
     try:
         return sorted(run_loop(all_groups()), key=lambda group: group.number)

@@ -43,6 +43,11 @@ LEARNING_RATES = {
 ten times as much for an adapter."""
 
 ONLINE_CLIP = (0.2, 0.28)
+OF_STORED = (
+    "status", "app", "thread", "model", "since", "limit", "max_staleness",
+    "feedback", "feedback_threshold", "group_by",
+)  # fmt: skip
+"""Settings that choose and judge captured traces. `online` makes its runs, and its verifier judges them."""
 
 
 class TrainSettings(BaseModel):
@@ -186,6 +191,12 @@ class TrainSettings(BaseModel):
     def _fits(self) -> TrainSettings:
         if self.method is Method.ONLINE and self.steps is None:
             raise ValueError("steps: online training has no passes over data; give the number of steps")
+        given = [name for name in OF_STORED if getattr(self, name) != type(self).model_fields[name].default]
+        if self.method is Method.ONLINE and given:
+            raise ValueError(
+                f"{given[0]}: online training reads no captured traces; leave it out"
+                + (", or give it as OnlineSettings.max_staleness" if given[0] == "max_staleness" else "")
+            )
         if self.method is Method.ONLINE and self.credit == "call":
             raise ValueError(
                 "credit: online training judges whole runs; leave it at run, or capture runs and use replay"

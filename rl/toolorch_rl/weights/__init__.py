@@ -15,19 +15,23 @@ from toolorch_rl.weights.control import ServerControl
 from toolorch_rl.weights.errors import ProbeError, WeightsError
 from toolorch_rl.weights.lora import LoraPublisher
 from toolorch_rl.weights.nccl import NcclPublisher
-from toolorch_rl.weights.probe import Probe, ProbeResult
+from toolorch_rl.weights.probe import BFLOAT16, FLOAT32, Precision, Probe, ProbeResult, Reference
 from toolorch_rl.weights.publisher import Published, Publisher
 from toolorch_rl.weights.reference import folder_logprobs, model_logprobs
 from toolorch_rl.weights.reload import ReloadPublisher
 
 __all__ = [
+    "BFLOAT16",
+    "FLOAT32",
     "LoraPublisher",
     "NcclPublisher",
+    "Precision",
     "Probe",
     "ProbeError",
     "ProbeResult",
     "Published",
     "Publisher",
+    "Reference",
     "ReloadPublisher",
     "ServerControl",
     "WeightsError",

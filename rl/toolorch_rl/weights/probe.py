@@ -38,6 +38,24 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Precision:
+    """How well a server can agree with a trainer that computes in float32.
+
+    Attributes:
+        tolerance: Largest difference of log-probabilities that is allowed.
+        noise: Differences below are not told from rounding.
+    """
+
+    tolerance: float
+    noise: float
+
+
+FLOAT32 = Precision(1e-3, 2e-5)
+BFLOAT16 = Precision(0.3, 0.2)
+"""Also for float16. A bfloat16 server was measured up to 0.19 away from the trainer."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeResult:
     """What a probe found.
 
@@ -59,15 +77,12 @@ class Probe:
     Attributes:
         prompts: The ids.
         tokens: How many ids the server samples after each.
-        tolerance: Largest difference that is allowed. The default suits float32 on both sides; a bfloat16 server
-            was measured up to 0.19 away.
-        noise: Differences below are not told from rounding; 0.2 for bfloat16.
+        precision: Of the server; the default suits float32 on both sides.
     """
 
     prompts: tuple[tuple[int, ...], ...]
     tokens: int = 16
-    tolerance: float = 1e-3
-    noise: float = 2e-5
+    precision: Precision = FLOAT32
 
     @classmethod
     def random(cls, vocabulary: int, *, prompts: int = 4, length: int = 48, seed: int = 0) -> Probe:
@@ -86,20 +101,26 @@ class Probe:
         Raises:
             ProbeError: The server does not answer with the trainer's weights.
         """
-        error, moved = (_largest(_joined(answers), _wanted(answers, reference)) for answers in (now, before))
-        told_apart = moved > self.noise
+        error, moved = (distance(answers, reference) for answers in (now, before))
+        tolerance, noise = self.precision.tolerance, self.precision.noise
+        told_apart = moved > noise
         same_ids = [answer.ids for answer in now] == [answer.ids for answer in before]
-        if told_apart and same_ids and _largest(_joined(now), _joined(before)) <= min(self.noise, moved / 2):
+        if told_apart and same_ids and _largest(_joined(now), _joined(before)) <= min(noise, moved / 2):
             raise ProbeError(
                 "the server still answers with the weights from before: its log-probabilities are the same as then, "
                 f"and the trainer's have moved by {moved:.2g}"
             )
-        if not error <= self.tolerance or (told_apart and error > max(moved / 2, self.noise)):
+        if not error <= tolerance or (told_apart and error > max(moved / 2, noise)):
             raise ProbeError(
                 f"the server does not answer with the weights that were published: its log-probabilities differ by "
-                f"{error:.2g} from the trainer's (allowed: {self.tolerance:.2g}), which have moved by {moved:.2g}"
+                f"{error:.2g} from the trainer's (allowed: {tolerance:.2g}), which have moved by {moved:.2g}"
             )
         return ProbeResult(error, moved, told_apart)
+
+
+def distance(answers: Sequence[Answer], reference: Reference) -> float:
+    """Return the largest difference between the log-probabilities that a server gave and those of a trainer's model."""
+    return _largest(_joined(answers), _wanted(answers, reference))
 
 
 def _joined(answers: Sequence[Answer]) -> Logprobs:
