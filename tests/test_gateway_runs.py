@@ -290,6 +290,8 @@ async def test_the_budget_ends_a_run_and_a_policy_that_is_down_too(face: str) ->
         ({"messages": [{"role": "assistant", "content": "Hm."}]}, "end with a message of the user"),
         ({"changes": CatalogFilter(allow=frozenset({"fly"}))}, "'fly'"),
         ({"preferences": Preferences(tools={"fly": 1.0})}, "'fly'"),
+        ({"preferences": Preferences(instruction="half \ud800")}, "preferences holds"),
+        ({"changes": CatalogFilter(shortlist=10**40)}, "changes holds"),
         ({"thread_id": "x" * 500}, "at most 200"),
         ({"thread_id": "a\nb"}, "printable"),
     ],

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, get_args
 
 import anyio
+import orjson
 
 from toolorch_integrations.budget import Budget
 from toolorch_integrations.capture import active_session
@@ -165,6 +166,12 @@ class FaceRunner(ABC):
                     f"messages.{index} is not Unicode text: {error}. Send whole characters.",
                     param=f"messages.{index}.content",
                 ) from error
+        for name, value in self.context(request).items():
+            try:
+                orjson.dumps(value.model_dump(mode="json"))
+            except (TypeError, ValueError) as error:  # half characters, numbers of more than 64 bits
+                field = "changes" if name == "catalog" else name
+                raise GatewayError(f"{field} holds what cannot be stored: {error}.", param=field) from error
         if request.changes is not None:
             try:
                 self._catalog.view(request.changes)
