@@ -484,6 +484,35 @@ def test_pieces_pass_at_once_and_a_client_that_leaves_ends_the_servers_work(tmp_
     assert trace.graph.nodes[-1].token_ids.tolist() == [0, 1]
 
 
+def test_streams_follow_each_other_on_one_connection(tmp_path: Path) -> None:
+    connections = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while True:
+            await read_request(reader)
+            writer.write(STREAM_HEAD + piece(0, "stop") + b"e\r\ndata: [DONE]\n\n\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.005)  # The end of the body often comes in a packet of its own.
+            writer.write(b"0\r\n\r\n")
+            await writer.drain()
+
+    async def main() -> list[Trace]:
+        async with raw_upstream(answer) as url:
+            with proxied(url, tmp_path) as served:
+                async with httpx.AsyncClient() as client:
+                    for number in range(3):
+                        body = {"messages": [{"role": "user", "content": str(number)}], "stream": True}
+                        got = await client.post(f"{served.url}/chat/completions", json=body)
+                        assert got.text.endswith("data: [DONE]\n\n")
+                return await asyncio.to_thread(served.traces)
+
+    traces = asyncio.run(main())
+    assert connections == 1
+    assert [trace.status for trace in traces] == [TraceStatus.ANSWERED] * 3
+
+
 def test_an_answer_over_the_limit_passes_and_its_trace_says_so(tmp_path: Path) -> None:
     with ScriptedPolicy(["word " * 5000]) as policy, proxied(policy.url, tmp_path, kept_bytes=10_000) as served:
         answer = served.ask({"messages": USER})

@@ -30,6 +30,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _REFUSALS = 600.0
 """Seconds for which a server is believed to give no ids for a model, after it refused to."""
+_MODELS = 1_000
+"""Of which that is remembered: their names come from clients."""
 _GONE = "the client went away before its answer was whole"
 
 
@@ -135,6 +137,8 @@ class PolicyCall:
                 model,
                 exchange.body[:300],
             )
+            if len(services.inexact) >= _MODELS:
+                services.inexact.clear()
             services.inexact[model] = time.monotonic() + _REFUSALS
             self._sent, _ = self._request.sent(model, exact=False)
             exchange.forget()

@@ -8,6 +8,7 @@ read, when to wait, and what a closed connection means.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import cast
 
 import httptools
@@ -17,6 +18,7 @@ from toolorch_serving.gateway.proxy.headers import RawHeaders
 
 _AHEAD = 2**18
 """Bytes of an answer that may wait for a slow client; then no more is read from the server."""
+_SETTLE = 0.05
 
 
 class StaleConnectionError(UpstreamError):
@@ -117,6 +119,13 @@ class Connection(asyncio.Protocol):
             self._heard_at = self._loop.time()
             cast("asyncio.Transport", self._transport).resume_reading()
         return data
+
+    async def settle(self) -> None:
+        """Wait a moment for the end of a body of which nothing more is wanted, so that the connection can be kept."""
+        with contextlib.suppress(TimeoutError, UpstreamError):
+            async with asyncio.timeout(_SETTLE):
+                while not self._complete:
+                    await self._wait()
 
     def close(self) -> None:
         """Close it at once: a server that still writes to it stops working on the answer."""

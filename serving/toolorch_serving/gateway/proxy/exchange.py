@@ -63,6 +63,7 @@ class Exchange:
             self._keep(piece)
             if self.stream and _END in piece[-32:]:
                 self._unsent.append(piece)
+                await response.settle()
                 break
             if self._size <= held:
                 self._unsent.append(piece)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Self
 
@@ -37,6 +38,9 @@ class Watch:
         if self._listener is not None:
             self._listener.cancel()
         if self._gone and self._task is not None:
+            if kind is None:  # The cancellation is on its way: it must not come out anywhere else.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
             self._task.uncancel()
             if kind is asyncio.CancelledError:
                 raise ClientGoneError from None
