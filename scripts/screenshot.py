@@ -102,6 +102,7 @@ def _ask(page: Page, text: str) -> None:
 
 def _settled(page: Page) -> None:
     page.get_by_role("heading", level=1).wait_for()
+    page.locator(".loading").wait_for(state="detached")
     page.wait_for_load_state("networkidle")
 
 

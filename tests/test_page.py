@@ -379,6 +379,8 @@ def test_views_are_accessible_and_fit_a_phone(browser: Browser, gateway: PageGat
         expect(page.locator(".loading")).to_have_count(0)
         assert accessibility_problems(page) == [], name
         assert page.evaluate("document.documentElement.scrollWidth") == 360, name
+        cut = "all => all.filter((box) => box.scrollWidth > box.clientWidth + 1).map((box) => box.textContent)"
+        assert page.locator(".table, .card").evaluate_all(cut) == [], name
     view(page, gateway)
     ask(page, "What is the population of Tokyo?")
     expect(page.get_by_role("region", name="Answer")).to_be_visible()
