@@ -178,6 +178,15 @@ spool_positions = Table(
     Column("written", Double, nullable=False),
 )
 
+gateway_spending = Table(
+    "gateway_spending",
+    metadata,
+    # What each key of the gateways on this store has spent in a day.
+    Column("day", Integer, primary_key=True, autoincrement=False),  # Days since 1970, UTC.
+    Column("name", Text, primary_key=True),
+    Column("dollars", Double, nullable=False),
+)
+
 holds = Table(
     "holds",
     metadata,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Column, Connection, Double, Integer, MetaData, Table, Text, select
+from sqlalchemy import Connection, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -16,20 +16,11 @@ from toolorch_integrations.errors import StoreError
 from toolorch_integrations.plain import storable
 from toolorch_integrations.store import TraceStore
 from toolorch_integrations.store.engine import WRITES
+from toolorch_integrations.store.schema import gateway_spending as spending
 
 logger = logging.getLogger(__name__)
 
 DAY = 86_400
-
-metadata = MetaData()
-
-spending = Table(
-    "gateway_spending",
-    metadata,
-    Column("day", Integer, primary_key=True, autoincrement=False),  # Days since 1970, UTC.
-    Column("name", Text, primary_key=True),
-    Column("dollars", Double, nullable=False),
-)
 
 
 class Spending:
@@ -39,7 +30,7 @@ class Spending:
     in that time. What a killed process has not flushed is not counted.
 
     Args:
-        store: In whose database it is counted; the table is made on first use.
+        store: In whose database it is counted.
         clock: Epoch seconds.
 
     Raises:
@@ -55,11 +46,6 @@ class Spending:
         self._pending: dict[tuple[int, str], float] = {}
         self._failed = False
         try:
-            with self._writing() as connection:
-                if connection.dialect.name == "postgresql":
-                    # Two gateways that make the table at once would meet in the system catalogue.
-                    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7308332043)")
-                metadata.create_all(connection)
             self._stored = self._read()
         except SQLAlchemyError as error:
             raise StoreError(f"spending by key in {store} cannot be read: {error}") from error

@@ -1,4 +1,4 @@
-"""What many writers need: places of spools, resumed runs, holds; the record of promotions; indexes of listings."""
+"""What many writers need: places of spools, resumed runs, holds, spending, the record of promotions; listings' indexes."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ def upgrade() -> None:
         Column("id", Text, primary_key=True),
         Column("reason", Text, nullable=False),
         Column("until", Double, nullable=False),
+    )
+    op.create_table(
+        "gateway_spending",
+        Column("day", Integer, primary_key=True, autoincrement=False),
+        Column("name", Text, primary_key=True),
+        Column("dollars", Double, nullable=False),
     )
     if not inspect(op.get_bind()).has_table("promotions"):  # The first release made it when it was first used.
         _promotions()
