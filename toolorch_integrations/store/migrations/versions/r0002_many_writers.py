@@ -1,4 +1,4 @@
-"""What many writers need: places of spools, resumed runs, holds, spending, the record of promotions; listings' indexes."""
+"""What many writers need: spools, resumed runs, holds, spending, the record of promotions, indexes of listings."""
 
 from __future__ import annotations
 
