@@ -19,7 +19,7 @@ from toolorch_integrations.events import TraceStatus
 from toolorch_integrations.store import TraceStore
 from toolorch_integrations.testing import Reply, ScriptedPolicy
 from toolorch_serving.gateway.errors import ConflictError, GatewayError, NotFoundError
-from toolorch_serving.gateway.runner import stricter
+from toolorch_serving.gateway.run_request import stricter
 from toolorch_serving.gateway.threads import Threads
 
 EXPERT = Reply(calls=[("expert", {"task": "Think."})])
