@@ -21,6 +21,7 @@ Answers are compared with plain faiss's: both sides find the same documents.
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import resource
 import shutil
@@ -29,12 +30,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import faiss
-import httpx
 import numpy as np
 import uvicorn
 from numpy.typing import NDArray
@@ -133,29 +133,32 @@ def opened(folder: Path, queries: Vectors) -> RetrievalIndex:
     return index
 
 
-def rounds(ways: dict[str, Callable[[int], Any]], batches: int, tries: int) -> dict[str, float]:
-    """Return the best queries/s of each way, taken in turns so that a busy moment of the machine meets all."""
-    best = dict.fromkeys(ways, np.inf)
-    for way in ways.values():
-        way(0)
-    for _ in range(tries):
-        for name, way in ways.items():
-            begun = time.perf_counter()
-            for batch in range(batches):
+def rounds(ways: dict[str, Callable[[int], Any]], batches: int, tries: int) -> dict[str, tuple[float, float]]:
+    """Return for each way the mean over batches of the least wall and processor seconds that a batch took.
+
+    The ways take turns batch by batch, so that a busy moment of the machine meets all.
+    """
+    taken = {name: np.full((tries, batches, 2), np.inf) for name in ways}
+    for attempt in range(tries):
+        for batch in range(batches):
+            for name, way in ways.items():
+                begun = time.perf_counter(), time.process_time()
                 way(batch)
-            best[name] = min(best[name], (time.perf_counter() - begun) / batches)
-    return best
+                ended = time.perf_counter(), time.process_time()
+                taken[name][attempt, batch] = ended[0] - begun[0], ended[1] - begun[1]
+    means = {name: seconds.min(0).mean(0) for name, seconds in taken.items()}
+    return {name: (float(wall), float(busy)) for name, (wall, busy) in means.items()}
 
 
 @contextmanager
-def serving(index: RetrievalIndex) -> Iterator[str]:
-    """Serve an index over HTTP on loopback."""
+def serving(index: RetrievalIndex) -> Iterator[int]:
+    """Serve an index over HTTP on loopback; yield the port."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(create_app(index), log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        yield listening.getsockname()[1]
     finally:
         server.should_exit = True
         thread.join()
@@ -172,9 +175,8 @@ def measure(index: RetrievalIndex, queries: Vectors, batch: int, tries: int) -> 
 
     texts = [[f"q{number * batch + place}" for place in range(batch)] for number in range(batches)]
     print("exact search, for recall ...", flush=True)
-    _, true = exact_search(queries, K, index._database.vectors())
-    scores = exact_search(queries[:1000], 1, index._database.vectors())[0]
-    print(f"cosine of a query's nearest document: {scores.mean():.2f} on average")
+    scores, true = exact_search(queries, K, index._database.vectors())
+    print(f"cosine of a query's nearest document: {scores[:, 0].mean():.2f} on average")
     found = [hits for number in range(batches) for hits in index.search(texts[number], K, mode="dense")]
     alone = np.concatenate([faiss_alone(number)[1] for number in range(batches)])
     same = np.mean(
@@ -190,12 +192,15 @@ def measure(index: RetrievalIndex, queries: Vectors, batch: int, tries: int) -> 
         ]
     )
     print(f"recall@{K} {recall:.4f} over {len(found)} queries (bar 0.95); same answers as plain faiss: {same:.4f}")
-    with serving(index) as url, httpx.Client(base_url=url, timeout=60) as client:
+    with serving(index) as port, closing(http.client.HTTPConnection("127.0.0.1", port)) as client:
         bodies = [json.dumps({"queries": some, "k": K, "mode": "dense"}).encode() for some in texts]
         head = {"content-type": "application/json"}
 
         def over_http(number: int) -> Any:
-            return client.post("/search", content=bodies[number], headers=head).raise_for_status().content
+            client.request("POST", "/search", bodies[number], head)
+            answer = client.getresponse()
+            assert answer.status == 200
+            return answer.read()
 
         seconds = rounds(
             {
@@ -207,10 +212,13 @@ def measure(index: RetrievalIndex, queries: Vectors, batch: int, tries: int) -> 
             tries,
         )
     reached = recall >= 0.95
-    for name, taken in seconds.items():
-        share = seconds["plain faiss"] / taken
-        print(f"{name:<12} {batch / taken:>8,.0f} queries/s at batch {batch}, {share:>6.1%} of plain faiss")
-        reached &= share >= 0.7
+    for name, (wall, busy) in seconds.items():
+        shares = [theirs / ours for theirs, ours in zip(seconds["plain faiss"], (wall, busy), strict=True)]
+        print(
+            f"{name:<12} {batch / wall:>7,.0f} queries/s at batch {batch}, {shares[0]:>6.1%} of plain faiss; "
+            f"by processor time {batch / busy:,.0f}, {shares[1]:.1%}"
+        )
+        reached &= shares[0] >= 0.7
     return bool(reached)
 
 

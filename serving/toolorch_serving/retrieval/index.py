@@ -55,7 +55,11 @@ class RetrievalIndex:
         self._lock = FolderLock(self.folder)
         try:
             self._database = Database(self.folder / "documents.db", create=create)
-            self._open(embedder, settings, kind, recall)
+            try:
+                self._open(embedder, settings, kind, recall)
+            except BaseException:
+                self._database.close()
+                raise
         except BaseException:
             self._lock.release()
             raise
