@@ -120,7 +120,7 @@ def gateway_command(kind: str, port: int, upstream: str, folder: Path) -> list[s
     config = folder / "gateway.toml"
     store = f'[store]\nurl = "sqlite:///{folder}/traces.db"\n'
     config.write_text(f'[server]\nport = {port}\n{store}[policy]\nurl = "{upstream}"\nmodel = "policy"\n')
-    return [sys.executable, "-m", "toolorch_integrations.cli", "serve", "gateway", str(config)]
+    return [str(Path(sys.executable).with_name("toolorch")), "serve", "gateway", str(config)]
 
 
 @dataclass(frozen=True)
