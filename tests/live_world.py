@@ -56,7 +56,7 @@ def words(count: int, seed: str) -> list[RoutingTask]:
 
 def held_out() -> list[RoutingTask]:
     """Return the held-out tasks."""
-    return words(32, "held out")
+    return words(48, "held out")
 
 
 class App:
@@ -125,14 +125,16 @@ class Traffic:
         """Have a conversation about each task; end early when told so."""
 
         async def main() -> None:
-            gate, running = asyncio.Semaphore(at_once), set()
+            gate = asyncio.Semaphore(at_once)
+            running: set[asyncio.Task[None]] = set()
             for number, task in enumerate(tasks):
                 await gate.acquire()
                 if stop is not None and stop.is_set():
                     break
                 job = asyncio.create_task(self.one(task, f"{task.id} {number}"))
                 running.add(job)
-                job.add_done_callback(lambda job: (running.discard(job), gate.release()))
+                job.add_done_callback(running.discard)
+                job.add_done_callback(lambda job: gate.release())
             await asyncio.gather(*running)
 
         asyncio.run(main())
@@ -157,7 +159,7 @@ def build(folder: Path) -> Path:
     calls = [f'<tool_call>\n{{"name": "{one.name}", "arguments": {{"final": true}}}}\n</tool_call>' for one in CHOSEN]
     system = system_prompt(None, SETTINGS["careful"], BUDGET, view)
     texts = [system + json.dumps(view.schemas()) + task.request + call for task in shown for call in calls]
-    tokenizer = train_tokenizer(texts, vocabulary=1600, length=1024)
+    tokenizer: Any = train_tokenizer(texts, vocabulary=1600, length=1024)
     rows = []
     for task in shown:
         messages = [{"role": "system", "content": system}, {"role": "user", "content": task.request}]
@@ -185,7 +187,7 @@ def _teach(model: Any, rows: Sequence[tuple[list[int], list[int]]], steps: int =
         chosen = [3 * place + call for place in order.sample(range(len(rows) // 3), 4) for call in range(3)]
         logits = model(input_ids=ids[chosen]).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[chosen, 1:].flatten(), ignore_index=-100)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

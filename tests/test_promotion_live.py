@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,20 @@ from tests import live_world as live
 from tests.tiny_policy import build_adapter
 from toolorch_integrations.store import TraceStore
 from toolorch_integrations.versions import Routes
+from toolorch_rl.weights import ServerControl
 from toolorch_serving.embedded import EmbeddedServer
 from toolorch_serving.promotion.records import PromotionRecord, PromotionRecords, Step, SupersededError
 
 ROOT = Path(__file__).parents[1]
-SFT = {"method": "sft", "best": 0.25, "epochs": 4, "batch": 8, "micro_batch": 8, "lora_rank": 8, "learning_rate": 1e-2}
+SFT: dict[str, Any] = {
+    "method": "sft",
+    "best": 0.15,
+    "epochs": 8,
+    "batch": 8,
+    "micro_batch": 8,
+    "lora_rank": 8,
+    "learning_rate": 1e-2,
+}
 GOOD, NOISE = f"{live.NAME}-good", f"{live.NAME}-noise"
 
 
@@ -54,7 +64,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         for part in ("trained", "held-back"):
             with TraceStore.open(folder / f"{part}.db") as store:
                 traffic = live.Traffic(live.App(server.url, str(folder / f"{part}.db")), store)
-                traffic.serve(live.words(30, part) * 4, at_once=16)
+                traffic.serve(live.words(24, part) * 6, at_once=16)
                 assert not traffic.failed
         yield World(server, policy, folder / "held-back.db", trained(policy, folder), noisy(policy, folder))
     torch.set_num_threads(threads)
@@ -65,7 +75,7 @@ def trained(policy: Path, folder: Path) -> Path:
     import toolorch_rl
 
     store = f"sqlite:///{folder / 'trained.db'}"
-    return Path(toolorch_rl.train(policy=str(policy), output=folder / "good", store=store, **SFT).folder)
+    return Path(toolorch_rl.train(policy=str(policy), output=folder / "good", store=store, method="sft", **SFT).folder)
 
 
 def noisy(policy: Path, folder: Path) -> Path:
@@ -133,18 +143,16 @@ def site(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     found = Site(world, tmp_path)
     yield found
     found.store.close()
-    for version in (GOOD, NOISE):
-        with_control(
-            world, lambda control, version=version: version in control.models() and control.unload_adapter(version)
-        )
+    with control_of(world) as control:
+        for version in {GOOD, NOISE} & set(control.models()):
+            control.unload_adapter(version)
 
 
-def with_control(world: World, do: Callable[[Any], Any]) -> Any:
-    from toolorch_rl.weights import ServerControl
-
+@contextmanager
+def control_of(world: World) -> Iterator[ServerControl]:
     control = ServerControl(world.server.url)
     try:
-        return do(control)
+        yield control
     finally:
         control.close()
 
@@ -182,7 +190,8 @@ def test_noise_is_stopped_before_any_user_meets_it(world: World, site: Site) -> 
     step, reason = site.story()[-1]
     assert step == "stayed"
     assert reason.startswith("estimate: reward")
-    assert not with_control(world, lambda control: NOISE in control.models())
+    with control_of(world) as control:
+        assert NOISE not in control.models()
     assert site.new_conversations() == {live.NAME}
 
 
@@ -256,7 +265,7 @@ def test_a_server_that_is_started_again_gets_its_versions_back(world: World, sit
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_whole_round_of_the_loop(world: World, site: Site) -> None:
-    settings = [word for name, value in SFT.items() if name != "method" for word in ("--set", f"{name}={value}")]
+    settings = [word for name, value in SFT.items() for word in ("--set", f"{name}={value}")]
     with site.traffic.in_background("loop"):
         site.toolorch(
             *site.arguments("loop", "--once", "--method", "sft", *settings, "--new-traces", "100", "--interval", "60s")
@@ -266,7 +275,7 @@ def test_a_whole_round_of_the_loop(world: World, site: Site) -> None:
     assert site.new_conversations() == {ended["version"]}
 
 
-def test_the_record_on_postgresql_gives_the_routes(postgres_url: str):
+def test_the_record_on_postgresql_gives_the_routes(postgres_url: str) -> None:
     records = PromotionRecords(TraceStore.open(postgres_url))
     first = records.append(PromotionRecord("p", Step.BEGUN, "v2", "v1", evidence={"text": "nul \0 and é"}))
     canary = records.append(replace(first, step=Step.CANARY, share=0.2), first)
@@ -278,7 +287,7 @@ def test_the_record_on_postgresql_gives_the_routes(postgres_url: str):
         records.append(replace(canary, step=Step.ROLLED_BACK, share=0.0), canary)
 
 
-def test_of_many_at_once_on_postgresql_one_takes_the_step(postgres_url: str):
+def test_of_many_at_once_on_postgresql_one_takes_the_step(postgres_url: str) -> None:
     each = [PromotionRecords(TraceStore.open(postgres_url)) for _ in range(6)]
     first = each[0].append(PromotionRecord("p", Step.BEGUN, "v2", "v1"))
 

@@ -109,7 +109,7 @@ def with_options(kind: type[T]) -> Callable[[Callable[..., None]], Callable[...,
 
         run.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*shared, *own)}
-        del run.__wrapped__  # type: ignore[attr-defined]
+        del run.__wrapped__
         return run
 
     return wrap

@@ -14,7 +14,7 @@ from toolorch_integrations.cli.options import imported
 from toolorch_integrations.cli.traces import DEFAULT_STORE, AppName, Store, seconds
 
 if TYPE_CHECKING:
-    from toolorch_integrations.cli import held_out
+    from toolorch_integrations.cli import held_out as evaluation
     from toolorch_integrations.cli.promote_job import PromoteJob
 
 OWN = "MODULE:FUNCTION"
@@ -110,7 +110,7 @@ class PromoteOptions:
             look_every=self.look_every,
         )
 
-    def _held_out(self) -> held_out.HeldOut:
+    def _held_out(self) -> evaluation.HeldOut:
         if self.run is not None:
             return self._own_app(self.run)
         if self.verifier is not None:
@@ -148,7 +148,7 @@ class PromoteOptions:
             )
         )
 
-    def _own_app(self, run: str) -> held_out.HeldOut:
+    def _own_app(self, run: str) -> evaluation.HeldOut:
         from toolorch_integrations.cli.held_out import AppHeldOut, app_tasks
         from toolorch_rl.rollouts import RolloutSettings
 
