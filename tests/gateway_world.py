@@ -39,8 +39,8 @@ def bearer(key: str) -> dict[str, str]:
 
 
 @contextmanager
-def gateway(folder: Path, add: Add = nothing, **sections: Any) -> Iterator[Gateway]:
-    """A gateway on a store in a folder, with a port of its own."""
+def gateway(folder: Path, add: Add | None = nothing, **sections: Any) -> Iterator[Gateway]:
+    """A gateway on a store in a folder, with a port of its own; `add` None: with the parts that are configured."""
     sections["server"] = {"port": 0, **sections.get("server", {})}
     sections.setdefault("store", {"url": str(folder / "traces.db")})
     with open_state(GatewayConfig(**sections), add) as state:

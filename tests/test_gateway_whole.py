@@ -8,7 +8,6 @@ from pathlib import Path
 import httpx
 
 from tests.gateway_world import PolicyServer, Serving, bearer, gateway, sha256
-from toolorch_serving.gateway.opening import add_parts
 
 ASK = {"model": "small", "messages": [{"role": "user", "content": "Say five."}]}
 KEYS = [
@@ -21,7 +20,7 @@ POLICY = {"price": {"input": 50, "output": 25}}  # 0.0002 dollars an answer
 def test_an_apps_call_is_captured_counted_limited_and_shown(tmp_path: Path):
     with (
         PolicyServer(["small"]) as policy,
-        gateway(tmp_path, add_parts, policy={"url": policy.url, **POLICY}, keys=KEYS) as app,
+        gateway(tmp_path, None, policy={"url": policy.url, **POLICY}, keys=KEYS) as app,
         Serving(app) as serving,
         httpx.Client(base_url=serving.url, headers=bearer("boss")) as client,
     ):
@@ -51,7 +50,7 @@ def test_an_apps_call_is_captured_counted_limited_and_shown(tmp_path: Path):
 def test_conversations_go_to_the_version_that_was_promoted(tmp_path: Path):
     with (
         PolicyServer(["small", "small-v2"]) as policy,
-        gateway(tmp_path, add_parts, policy={"url": policy.url}) as app,
+        gateway(tmp_path, None, policy={"url": policy.url}) as app,
         Serving(app) as serving,
         httpx.Client(base_url=serving.url) as client,
     ):
@@ -65,7 +64,7 @@ def test_conversations_go_to_the_version_that_was_promoted(tmp_path: Path):
 def test_the_page_and_the_api_answer_many_at_once(tmp_path: Path):
     with (
         PolicyServer(["small"]) as policy,
-        gateway(tmp_path, add_parts, policy={"url": policy.url}) as app,
+        gateway(tmp_path, None, policy={"url": policy.url}) as app,
         Serving(app) as serving,
     ):
         statuses: list[int] = []

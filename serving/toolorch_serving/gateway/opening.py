@@ -40,7 +40,7 @@ def open_state(config: GatewayConfig, add: Callable[[GatewayState], None] | None
 
     Args:
         config: The configuration, checked.
-        add: Adds runners and proxy; by default those of the configuration.
+        add: Adds runners and proxy in place of those that the configuration asks for.
 
     Raises:
         ToolorchError: Something cannot be opened; the message names the field and the fix.
@@ -57,7 +57,7 @@ def open_state(config: GatewayConfig, add: Callable[[GatewayState], None] | None
             schedule = RetentionSchedule(store, RetentionPolicy(days=config.store.retention_days), PURGE_SECONDS)
             schedule.start()
             stack.callback(schedule.stop)
-        wire = _wire_recorder(config, store, stack)
+        wire = _wire_recorder(config, store, stack) if add is None else None
         metrics = Metrics(session, router, wire)
         state = GatewayState(
             config, store, session, keys, limits, metrics, router, wire=wire, versions=versions, upstream=upstream
