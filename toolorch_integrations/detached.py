@@ -59,7 +59,7 @@ class DetachedRecorder:
     """
 
     def __init__(
-        self, store: TraceStore | str | Path, *, spool: Spool | str | Path, app: str = "", niceness: int = 5
+        self, store: TraceStore | str | Path, *, spool: Spool | str | Path, app: str = "", niceness: int = 10
     ) -> None:
         self.store = store if isinstance(store, TraceStore) else TraceStore(store)
         self._owns_store = not isinstance(store, TraceStore)
