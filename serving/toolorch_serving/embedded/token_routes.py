@@ -100,7 +100,7 @@ def token_routes(served: Served) -> APIRouter:
     @router.post("/detokenize")
     async def detokenize(body: DetokenizeRequest) -> dict[str, str]:
         check_ids(body.tokens, "tokens")
-        return {"prompt": await asyncio.to_thread(served.tokenizer.decode, body.tokens)}
+        return {"prompt": str(await asyncio.to_thread(lambda: served.tokenizer.decode(body.tokens)))}
 
     @router.post("/v1/completions")
     async def complete(body: CompletionRequest, http: Request) -> JSONResponse:
