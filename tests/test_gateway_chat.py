@@ -303,11 +303,14 @@ async def test_a_response_that_is_never_sent_ends_its_run_too(tmp_path: Path) ->
         async def unread() -> AsyncIterator[ServerSentEvent]:
             yield event({})
 
+        async def silent() -> dict[str, Any]:
+            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
         async def gone(_: Any) -> None:
             raise OSError("the client has gone")
 
         with pytest.raises(OSError, match="gone"):
-            await RunResponse(one.state, run, unread())({"type": "http", "method": "POST"}, asyncio.Event().wait, gone)
+            await RunResponse(one.state, run, unread())({"type": "http", "method": "POST"}, silent, gone)
         await runner.run(ask(thread_id="mine")).aclose()  # it would be refused while the other is under way
 
 
