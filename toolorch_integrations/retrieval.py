@@ -39,7 +39,7 @@ class RetrievalError(ToolorchError, ValueError):
         self.param = param
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Hit:
     """A document that was found.
 

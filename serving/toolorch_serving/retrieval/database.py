@@ -15,9 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic_core import from_json
 
-from toolorch_integrations.retrieval import Hit
 from toolorch_serving.retrieval.documents import Prepared, Tag, Vectors, tags_of
 from toolorch_serving.retrieval.filters import Selection
 from toolorch_serving.retrieval.rowset import Rows
@@ -26,17 +24,8 @@ from toolorch_serving.retrieval.tables import Tables
 _MOST_TERMS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A document as it is read."""
-
-    id: str
-    text: str
-    metadata: str
-
-    def hit(self, score: float) -> Hit:
-        """Return it as a result."""
-        return Hit(self.id, self.text, score, from_json(self.metadata))
+Found = tuple[str, str, str]
+"""Id, text and metadata of a document as they are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +105,8 @@ class Database(Tables):
         """Return the documents of rows; rows that are gone are missing."""
         sql = "SELECT row, id, text, metadata FROM documents WHERE row IN (SELECT value FROM json_each(?))"
         with self.reader() as read:
-            found = read.execute(sql, (json.dumps(list(rows)),)).fetchall()
-        return {row: Found(*others) for row, *others in found}
+            found = read.execute(sql, (json.dumps(sorted(rows)),)).fetchall()
+        return {row: (name, text, metadata) for row, name, text, metadata in found}
 
     def selected(self, selection: Selection) -> Rows:
         """Return the rows that a filter lets through."""

@@ -7,9 +7,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from pydantic_core import from_json
 
 from toolorch_integrations.retrieval import Hit, RetrievalError
-from toolorch_serving.retrieval.database import Database
+from toolorch_serving.retrieval.database import Database, Found
 from toolorch_serving.retrieval.documents import Vectors, is_unicode
 from toolorch_serving.retrieval.exact import exact_search
 from toolorch_serving.retrieval.filters import Selection
@@ -124,4 +125,9 @@ class Searcher:
             found = self._database.found(rows)
             if len(found) == len(rows) or attempt == _ATTEMPTS - 1:
                 break
-        return [[found[row].hit(score) for row, score in ranking if row in found] for ranking in rankings]
+        return [[_hit(found[row], score) for row, score in ranking if row in found] for ranking in rankings]
+
+
+def _hit(found: Found, score: float) -> Hit:
+    name, text, metadata = found
+    return Hit(name, text, score, from_json(metadata))
