@@ -31,7 +31,6 @@ from toolorch_serving.promotion.records import PromotionRecord, PromotionRecords
 
 ROOT = Path(__file__).parents[1]
 SFT: dict[str, Any] = {
-    "method": "sft",
     "best": 0.15,
     "epochs": 8,
     "batch": 8,
