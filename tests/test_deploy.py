@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -113,6 +114,23 @@ def test_compose_mounts_what_is_there_and_names_each_variable() -> None:
     wanted = set(re.findall(r"\$\{(\w+)", (FOLDER / "compose.yaml").read_text()))
     example = (FOLDER / "environment.example").read_text()
     assert wanted == set(re.findall(r"^(\w+)=", example, re.MULTILINE))
+
+
+def test_the_gateways_configuration_is_valid(tmp_path: Path) -> None:
+    # Its catalogue is looked for where the image has it.
+    text = (FOLDER / "config" / "gateway.toml").read_text().replace("/etc/toolorch", str(FOLDER / "config"))
+    file = tmp_path / "gateway.toml"
+    file.write_text(text)
+    variables = re.findall(r"^(\w+)=", (FOLDER / "environment.example").read_text(), re.MULTILINE)
+    command = [sys.executable, "-c", "from toolorch_integrations.cli import app; app()"]
+    command += ["serve", "gateway", str(file), "--check"]
+    done = subprocess.run(
+        command,
+        env={**os.environ, **{name: f"http://{name.lower()}" for name in variables}},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_both_run_the_policy_with_the_same_flags_which_exact_capture_needs() -> None:

@@ -31,6 +31,17 @@ def test_block_runs_as_a_program(code: str, tmp_path: Path) -> None:
     assert policy.requests
 
 
+def test_the_gateways_configuration_is_valid(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "gateway.toml").write_text(block)
+    specialist = '[[specialists]]\nname = "coder"\nendpoint = { url = "http://127.0.0.1:8001/v1", model = "coder" }\n'
+    (tmp_path / "catalog.toml").write_text(specialist)
+    command = [sys.executable, "-c", "from toolorch_integrations.cli import app; app()"]
+    command += ["serve", "gateway", "gateway.toml", "--check"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_every_use_is_there() -> None:
     assert len(BLOCKS) == 3
 
