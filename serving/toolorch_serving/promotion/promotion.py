@@ -30,8 +30,9 @@ from toolorch_serving.promotion.restoring import restore
 
 LOOK_EVERY = 30.0
 """Seconds between looks at a canary: each reads all of its runs."""
-FAILURES = 5
-"""Looks at a canary that may fail in a row before it is given up."""
+FAILURES, OUTAGE = 5, 300.0
+"""Looks at a canary that fail in a row, over so many seconds at least, before it is given up: a server that is started
+again needs its minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ class Promotion:
         A server that is away is waited for, and given back what it has lost; if that fails too often in a row, the
         candidate is rolled back.
         """
-        failures = 0
+        failures, failed_at = 0, 0.0
         while True:
             now = self.records.steps(last.promotion)[-1]
             if now.number != last.number:
@@ -169,8 +170,9 @@ class Promotion:
                 restore(self.records, self.publisher, (last.incumbent, last.candidate))
                 evidence = of_canary(self.sources.live(last.time), self.plan, self.gate.criteria, elapsed)
             except (ToolorchError, OSError, SQLAlchemyError):
+                failed_at = failed_at if failures else self.clock()
                 failures += 1
-                if failures >= FAILURES:
+                if failures >= FAILURES and self.clock() - failed_at >= OUTAGE:
                     raise
             else:
                 failures = 0
