@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from toolorch_rl.weights import (
     Published,
     Reference,
     ServerControl,
+    WeightsError,
     folder_logprobs,
 )
 from toolorch_rl.weights.probe import distance
@@ -23,6 +25,8 @@ from toolorch_serving.promotion.errors import PromotionError
 
 _KEPT = 1_000_000
 """Versions that the publisher may leave behind before it drops one: never, since the incumbent may be an old one."""
+_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds between tries to take a version out."""
 
 
 class ServedAdapters(Connected):
@@ -70,9 +74,23 @@ class ServedAdapters(Connected):
         return version in self._server.models()
 
     def retire(self, version: str) -> None:
-        """Take a version out; the bare policy, and one that is not there, are left alone."""
-        if version != self.name and self.serves(version):
-            self._server.unload_adapter(version)
+        """Take a version out; the bare policy, and one that is not there, are left alone.
+
+        A server keeps a version as long as requests use it: those of a canary end within seconds.
+
+        Raises:
+            WeightsError: It could not be taken out, on any of several tries.
+        """
+        if version == self.name or not self.serves(version):
+            return
+        for pause in _PAUSES:
+            try:
+                self._server.unload_adapter(version)
+            except WeightsError:
+                time.sleep(pause)
+            else:
+                return
+        self._server.unload_adapter(version)
 
     def close(self) -> None:
         """Close the connections; the server goes on with what it has."""
