@@ -6,8 +6,11 @@ import subprocess
 import sys
 import textwrap
 import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -100,6 +103,11 @@ def test_a_record_of_promotions_that_is_there_is_kept(url: str):
 
 def test_several_processes_open_an_old_store_at_once(url: str):
     first_release(url)
+    assert open_in_processes(url) == ["1\n"] * 3
+
+
+def open_in_processes(url: str) -> list[str]:
+    """Have three processes open a store at once; return what each says of the number of its traces."""
     script = """
         import sys
         from toolorch_integrations.store import TraceStore
@@ -125,7 +133,47 @@ def test_several_processes_open_an_old_store_at_once(url: str):
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    assert [process.communicate(timeout=60)[0] for process in processes] == ["1\n"] * 3
+    return [process.communicate(timeout=60)[0] for process in processes]
+
+
+def test_several_processes_make_a_new_store_at_once(url: str):
+    assert open_in_processes(url) == ["0\n"] * 3
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["new stores", "old stores"])
+@pytest.mark.parametrize("shared", [False, True], ids=["a store each", "one store"])
+def test_several_threads_prepare_stores_at_once(
+    request: pytest.FixtureRequest, tmp_path: Path, url: str, old: bool, shared: bool
+):
+    """Alembic's context is global to a process."""
+    urls = [url] * 4
+    if not shared and url.startswith("sqlite"):
+        urls = [f"sqlite:///{tmp_path / f'{number}.db'}" for number in range(4)]
+    elif not shared:
+        urls = [new_database(request) for _ in urls]
+    for one in set(urls) if old else ():
+        first_release(one)
+    ready = threading.Barrier(len(urls))
+
+    def prepare(url: str) -> tuple[int, list[str]]:
+        ready.wait(30)
+        with TraceStore.open(url) as store, store.engine.connect() as connection:
+            return upgrade.version(connection), [header.id for header in store.traces()]
+
+    with ThreadPoolExecutor(len(urls)) as threads:
+        assert list(threads.map(prepare, urls)) == [(SCHEMA_VERSION, [TRACE] * old)] * len(urls)
+    for one in set(urls):
+        with TraceStore(one) as store, store.engine.connect() as connection:
+            assert differences(connection) == []
+
+
+def new_database(request: pytest.FixtureRequest) -> str:
+    """Return the URL of another new database on the tests' server, which goes with the server."""
+    server = request.getfixturevalue("postgres_server")
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{server}/{name}"
 
 
 def test_an_upgrade_that_fails_leaves_the_store_as_it_was(url: str, monkeypatch: pytest.MonkeyPatch):

@@ -6,6 +6,8 @@ its own mark beside it, written in the same transaction.
 
 from __future__ import annotations
 
+import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +23,21 @@ if TYPE_CHECKING:
 VERSION_TABLE = "toolorch_revision"
 _LOCK = 7308332041
 """Key of the advisory lock under which one process at a time upgrades."""
+
+
+class _Turns:
+    """One upgrade at a time in this process: alembic's context is global to it."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """In a forked child: nobody upgrades, whatever the parent's other threads do."""
+        self.lock = threading.Lock()
+
+
+_turns = _Turns()
+os.register_at_fork(after_in_child=_turns.renew)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +82,8 @@ def prepare(connection: Connection, where: str) -> None:
         found = version(connection)  # Another process may have done it meanwhile.
     check(found, where)
     if found < SCHEMA_VERSION:
-        _upgrade(connection, found)
+        with _turns.lock:  # Within the database's own lock, everywhere: no two wait for each other.
+            _upgrade(connection, found)
 
 
 def plan(engine: Engine, where: str) -> tuple[int, list[Migration]]:
