@@ -210,7 +210,7 @@ def test_noise_that_got_through_to_users_is_rolled_back(world: World, site: Site
     tasks = AppHeldOut(live.run, live.verify, live.held_out(), world.server.url)
     margins = ["format_errors=0.5", "destructive_calls=0.5", "seconds=50%"]
     job = PromoteJob(
-        world.server.url, live.NAME, str(world.policy), site.url, tasks, site.folder,
+        world.server.url, [world.server.url], live.NAME, str(world.policy), site.url, tasks, site.folder,
         CanaryPlan(0.5, 30, 100, 600, 600.0), criteria_of("reward", margins),
     )  # fmt: skip
     with ServedAdapters(world.server.url, live.NAME, world.policy) as adapters, site.traffic.in_background("noise"):

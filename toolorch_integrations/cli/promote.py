@@ -102,11 +102,11 @@ def _history(store: str, shown: Shown, console: Console) -> None:
 def _roll_back(options: PromoteOptions, name: str, console: Console) -> None:
     from toolorch_integrations.cli.promote_view import show_step
     from toolorch_integrations.store import TraceStore
-    from toolorch_serving.promotion import PromotionRecords, ServedAdapters, roll_back
+    from toolorch_serving.promotion import PromotionRecords, ServedReplicas, roll_back
 
     with (
         TraceStore.open(options.store, create=False) as opened,
-        ServedAdapters(options.needed("server"), name, options.base) as adapters,
+        ServedReplicas(options.replicas, name, options.base) as adapters,
     ):
         record = roll_back(PromotionRecords(opened), adapters, "taken back by hand")
     show_step(console, record)
@@ -114,11 +114,11 @@ def _roll_back(options: PromoteOptions, name: str, console: Console) -> None:
 
 def _restore(options: PromoteOptions, name: str, console: Console) -> None:
     from toolorch_integrations.store import TraceStore
-    from toolorch_serving.promotion import PromotionRecords, ServedAdapters, restore
+    from toolorch_serving.promotion import PromotionRecords, ServedReplicas, restore
 
     with (
         TraceStore.open(options.store, create=False) as opened,
-        ServedAdapters(options.needed("server"), name, options.needed("base")) as adapters,
+        ServedReplicas(options.replicas, name, options.needed("base")) as adapters,
     ):
         found = restore(PromotionRecords(opened), adapters)
     console.print(f"published again: {', '.join(found)}" if found else "the server has lost nothing")

@@ -25,7 +25,8 @@ from toolorch_serving.promotion import (
     PromotionError,
     PromotionRecord,
     PromotionRecords,
-    ServedAdapters,
+    Publisher,
+    ServedReplicas,
     Sources,
     live_runs,
 )
@@ -36,6 +37,7 @@ class PromoteJob:
     """What the command's options say; see `PromoteOptions` for each."""
 
     server: str
+    replicas: Sequence[str]
     name: str
     base: str
     store: str
@@ -66,7 +68,7 @@ class PromoteJob:
         """
         with (
             TraceStore.open(self.store) as store,
-            ServedAdapters(self.server, self.name, self.base, self.precision) as adapters,
+            ServedReplicas(self.replicas, self.name, self.base, self.precision) as adapters,
         ):
             records = PromotionRecords(store)
             known = [record for record in records.history() if record.candidate == version]
@@ -91,7 +93,7 @@ class PromoteJob:
     def promotion(
         self,
         store: TraceStore,
-        adapters: ServedAdapters,
+        adapters: Publisher,
         candidate: str,
         incumbent: str,
         folder: Path,

@@ -26,6 +26,10 @@ class PromoteOptions:
     """The options; each says what it is for."""
 
     server: Annotated[str | None, typer.Option(help="URL of the policy server (.../v1).")] = None
+    replica: Annotated[
+        list[str] | None,
+        typer.Option(help="Where --server is a balancer, URL of a policy server behind it; once for each."),
+    ] = None
     name: Annotated[
         str | None, typer.Option("--name", help="The bare policy's name there; by default the first served.")
     ] = None
@@ -84,6 +88,11 @@ class PromoteOptions:
             raise typer.BadParameter("is needed", param_hint=f"--{option}")
         return found
 
+    @property
+    def replicas(self) -> list[str]:
+        """The policy servers themselves, each of which has to hold a version."""
+        return self.replica or [self.needed("server")]
+
     def job(self, name: str, since: float | None = None) -> PromoteJob:
         """Return the promotion that the options describe.
 
@@ -97,6 +106,7 @@ class PromoteOptions:
 
         return PromoteJob(
             server=self.needed("server"),
+            replicas=self.replicas,
             name=name,
             base=self.needed("base"),
             store=self.store,

@@ -10,6 +10,7 @@ from toolorch_serving.promotion.live import live_runs
 from toolorch_serving.promotion.promotion import Promotion, Sources
 from toolorch_serving.promotion.publisher import Publisher
 from toolorch_serving.promotion.records import PromotionRecord, PromotionRecords, Step
+from toolorch_serving.promotion.replicas import ServedReplicas
 from toolorch_serving.promotion.restoring import restore
 from toolorch_serving.promotion.served import ServedAdapters
 
@@ -29,6 +30,7 @@ __all__ = [
     "Proof",
     "Publisher",
     "ServedAdapters",
+    "ServedReplicas",
     "Sources",
     "Stage",
     "StageProof",
