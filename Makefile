@@ -8,10 +8,14 @@ LONGER := embedded_engine standard_langchain parity synthesis environments recip
 	llamaindex_agent llamaindex_capture llamaindex_confirmation select verifiers recorder rewards completion metrics \
 	demo estimate evaluation fan_out loop_end_to_end online packing promotion promotion_live rollouts rows \
 	synthesis_by_model tasks_policy tokens_in_out training_faults training_gradient training_material \
-	training_methods trl_contract weights langgraph_server llamaindex_example
+	training_methods trl_contract weights langgraph_server llamaindex_example \
+	spool store_shared migrations detached proxy proxy_exactness served_replicas tools retrieval retrieval_service \
+	retrieval_frameworks gateway gateway_chat gateway_faults gateway_kill gateway_openapi gateway_orchestrators \
+	gateway_runs gateway_traces gateway_versions gateway_whole deploy held_out
 # The figures that the README quotes; `estimate_coverage`, `promotion_gate` and `routing_fixed` take longest.
 BENCHMARKS := step_langgraph step_llamaindex capture_langgraph capture_store rollouts_langgraph synthesis_templates \
-	packing imported_tasks estimate_coverage promotion_gate routing_fixed
+	packing imported_tasks sandbox_start capture_spool capturing_proxy gateway_streams retrieval estimate_coverage \
+	promotion_gate routing_fixed
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-vllm install-system demo test test-fast lint format policy evaluate bench clean
