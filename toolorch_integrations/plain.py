@@ -8,15 +8,38 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
+_AS_PYTHON = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+
 
 def to_json(value: Any) -> str:
-    """Return compact JSON; what JSON does not know is kept as its text."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    """Return compact JSON; what JSON does not know is kept as its text, a plain enumeration's member as its value."""
+    found = _quick_json(value)
+    return _slow_json(value) if found is None else found.decode()
 
 
 def plain(value: Any) -> Any:
     """Return a deep copy in JSON's own types, so that later changes by the app do not reach the graph."""
-    return json.loads(to_json(value))
+    found = _quick_json(value)
+    return json.loads(_slow_json(value)) if found is None else orjson.loads(found)
+
+
+def _quick_json(value: Any) -> bytes | None:
+    """Return JSON made by orjson; None: the standard library's is to be asked.
+
+    It knows NaN, integers of any size, surrogates, keys and objects that orjson refuses, or writes in other words. As
+    orjson writes null for NaN, a null may be one.
+    """
+    try:
+        found = orjson.dumps(value, option=_AS_PYTHON)
+    except TypeError:
+        return None
+    return None if b"null" in found else found
+
+
+def _slow_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def canonical(message: Mapping[str, Any]) -> str:
@@ -56,7 +79,10 @@ def storable(text: str) -> str:
 
 def storable_json(value: Any) -> str:
     """Return JSON text that every database takes and that reads back as the same value."""
-    text = to_json(value)
+    found = _quick_json(value)
+    if found is not None:
+        return found.decode()
+    text = _slow_json(value)
     with contextlib.suppress(UnicodeEncodeError):
         if text.isascii() or text.encode():
             return text

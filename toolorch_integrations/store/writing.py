@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, select, update
+from sqlalchemy import Connection, Table, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, StatementError
 
 from toolorch_integrations.errors import StoreError
 from toolorch_integrations.node import Node
 from toolorch_integrations.plain import storable_json
-from toolorch_integrations.store import rows, schema
+from toolorch_integrations.store import rows, schema, statements
 from toolorch_integrations.trace import TraceCall, TraceHeader
 
 _UNUSABLE = (OperationalError, InterfaceError, InternalError)
@@ -48,11 +48,9 @@ def write(connection: Connection, writes: Sequence[TraceWrite]) -> None:
     upsert(connection, schema.snapshots, snapshots, replace=False)
     _write_headers(connection, [entry.header for entry in writes])
     nodes = [rows.node_row(entry.header.id, node) for entry in writes for node in entry.nodes]
-    if nodes:
-        connection.execute(insert(schema.nodes), nodes)
+    statements.insert_rows(connection, schema.nodes, nodes)
     calls = [rows.call_row(entry.header.id, call) for entry in writes for call in entry.calls]
-    if calls:
-        connection.execute(insert(schema.calls), calls)
+    statements.insert_rows(connection, schema.calls, calls)
     runs = [{"run_id": run, "trace_id": entry.header.id} for entry in writes for run in entry.runs]
     upsert(connection, schema.run_aliases, runs)
 
@@ -99,12 +97,8 @@ def upsert(connection: Connection, table: Table, entries: list[dict[str, Any]], 
 
 
 def _write_headers(connection: Connection, headers: list[TraceHeader]) -> None:
-    table = schema.traces
-    new = [rows.header_row(header) for header in headers if header.revision == 0]
-    if new:
-        connection.execute(insert(table), new)
-    for header in headers:
-        if header.revision:
-            same = (table.c.id == header.id) & (table.c.revision == header.revision)
-            if connection.execute(update(table).where(same).values(rows.header_row(header))).rowcount == 0:
-                raise StoreConflictError(f"trace {header.id} was written by another process, or purged")
+    statements.insert_rows(connection, schema.traces, [rows.header_row(one) for one in headers if one.revision == 0])
+    known = [header for header in headers if header.revision]
+    if statements.update_traces(connection, [rows.header_row(header) for header in known]) != len(known):
+        which = f"trace {known[0].id}" if len(known) == 1 else f"one of {len(known)} traces"
+        raise StoreConflictError(f"{which} was written by another process, or purged")
