@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 from toolorch_integrations.capture import capture
 from toolorch_integrations.detached import DetachedRecorder
+from toolorch_integrations.spool import Spool
 from toolorch_integrations.store import RetentionPolicy, RetentionSchedule, TraceStore
 from toolorch_serving.gateway.answer import Scope
 from toolorch_serving.gateway.config import GatewayConfig, PolicyConfig
@@ -48,7 +49,9 @@ def open_state(config: GatewayConfig, add: Callable[[GatewayState], None] | None
     with ExitStack() as stack:
         store = stack.enter_context(TraceStore.open(config.store.url))
         keys = Keyring(config)
-        session = stack.enter_context(capture(store, everywhere=True, spool=config.store.spool_folder))
+        # Eager: what a client has seen the end of is in a file, whatever kills the gateway then.
+        spool = Spool(config.store.spool_folder, eager=True)
+        session = stack.enter_context(capture(store, everywhere=True, spool=spool))
         limits = Limits(store)
         stack.enter_context(Periodic("spending", FLUSH_SECONDS, limits.flush, last=True))
         upstream, versions = _policy(config, store, stack)
