@@ -67,7 +67,10 @@ def test_an_app_that_asks_for_nothing_is_captured_exactly(server: Any, tmp_path:
         assert node.arguments(call.id) == json.loads(call.function.arguments)
 
 
-def test_several_choices_are_read_from_a_real_stream(server: Any, tmp_path: Path) -> None:
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_several_choices_are_read_from_a_real_stream(vllm_server: Any, tmp_path: Path) -> None:
+    server = vllm_server  # the embedded engine gives one
     with proxied(server.url, tmp_path) as served:
         client = openai.OpenAI(base_url=served.url, api_key="none", max_retries=0)
         asked = client.chat.completions.create(

@@ -243,7 +243,7 @@ def _handler(policy: ScriptedPolicy) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if not self.path.endswith("/chat/completions"):
+            if not self.path.endswith("/completions"):
                 self._send(404, {"error": {"message": f"there is no {self.path} here", "type": "error", "code": 404}})
                 return
             reply = policy.reply_to(request)
