@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from toolorch_integrations.detached import DetachedRecorder
+from toolorch_integrations.detached_writer import DetachedWriter
 from toolorch_integrations.errors import CaptureWarning
 from toolorch_integrations.events import TraceStarted, TraceStatus
 from toolorch_integrations.recorder import Recorder
-from toolorch_integrations.spool import Spool
+from toolorch_integrations.spool import FIRST_KIND, Spool
+from toolorch_integrations.spool.folder import OwnPart
 from toolorch_integrations.store import TraceStore
 from toolorch_integrations.wire_call import WireCall, WireFacts
 
@@ -118,6 +121,10 @@ def test_nothing_is_lost_with_an_app_that_is_killed(tmp_path: Path, writer_too: 
         with_spool.close()
     else:
         found = eventually(tmp_path / "t.db", put)
+        deadline = time.monotonic() + 30
+        while list((tmp_path / "spool").iterdir()):
+            assert time.monotonic() < deadline, "the writer leaves files that another process would store again"
+            time.sleep(0.05)
     assert found[:put] == [f"answer {number}" for number in range(put)]
 
 
@@ -151,3 +158,27 @@ def test_a_full_spool_asks_for_patience_then_counts_what_is_lost(tmp_path: Path)
     assert recorder.close(60)
     assert 0 < lost < 100
     assert len(answers(tmp_path / "t.db")) == 100 - lost
+
+
+def test_a_faulty_record_is_counted_once_while_a_store_is_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.check()
+    store = TraceStore.open(tmp_path / "traces.db")
+    part = OwnPart(spool, store.key, "")
+    part.append(FIRST_KIND, 1, b"no call")
+    part.append(FIRST_KIND, 2, call(7).pack())
+    facts = {"store": str(store), "spool": str(spool.folder), "part": str(part.folder), "app": "", "niceness": 0}
+    monkeypatch.setattr("toolorch_integrations.detached_writer._PATIENCE", 0.0)
+    writer = DetachedWriter(facts)
+    works = TraceStore.write
+
+    def down(*_: object) -> None:
+        raise OperationalError("", {}, sqlite3.OperationalError("disk full"))
+
+    monkeypatch.setattr(TraceStore, "write", down)
+    assert [writer._step(), writer._step()] == [None, None]
+    monkeypatch.setattr(TraceStore, "write", works)
+    assert [writer._step(), writer._step()] == [False, False]
+    assert writer._losses.dropped == {"decode": 1}
+    assert answers(tmp_path / "traces.db") == ["answer 7"]
+    part.leave()

@@ -33,8 +33,11 @@ from toolorch_integrations.events import (
 )
 from toolorch_integrations.journal import MAX_OPEN
 from toolorch_integrations.ledger import Call, CallKind
+from toolorch_integrations.losses import Losses
 from toolorch_integrations.recorder import Recorder
-from toolorch_integrations.store import TraceStore
+from toolorch_integrations.store import TraceStore, TraceWrite
+from toolorch_integrations.trace import TraceHeader
+from toolorch_integrations.writer import Writer
 
 
 @pytest.fixture
@@ -646,3 +649,18 @@ def test_a_hook_that_changes_its_argument_does_not_reach_the_app(path: Path):
     with recording(path, redact=empty) as recorder:
         recorder.put(PolicyCalled(new_id(), [message], {"role": "assistant"}, [1], [2]))
     assert message == asks(1)
+
+
+def test_a_batch_asks_once_which_of_its_traces_the_store_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = TraceStore.open(tmp_path / "traces.db")
+    old, *new = [f"{number:032x}" for number in range(1, 6)]
+    store.write([TraceWrite(TraceHeader(id=old, metadata={"tags": ["kept"]}))])
+    found: list[str] = []
+    find = TraceStore.find
+    monkeypatch.setattr(TraceStore, "find", lambda self, key: (found.append(key), find(self, key))[1])
+    writer = Writer(store, Losses(), "", 1.0)
+    writer.process([TraceStarted(key, request=key) for key in (old, *new)])
+    assert found == [old], "the others are new"
+    assert {header.id: header.request for header in store.traces()} == {key: key for key in (old, *new)}
+    assert store.trace(old).metadata == {"tags": ["kept"]}
+    store.close()

@@ -36,7 +36,8 @@ from toolorch_integrations.events import (
 from toolorch_integrations.ledger import Call, CallKind
 from toolorch_integrations.recorder import Recorder
 from toolorch_integrations.spool import Spool, codec, folder
-from toolorch_integrations.spool.lane import SUFFIX
+from toolorch_integrations.spool.lane import SUFFIX, Lane, LaneReader, Segment
+from toolorch_integrations.spool.reader import SpoolReader
 from toolorch_integrations.spool.records import header, read_records
 from toolorch_integrations.store import SpoolMovedError, SpoolPosition, TraceStore
 from toolorch_integrations.writer import Writer
@@ -148,6 +149,25 @@ def test_damage_costs_what_it_touches(data: st.DataObject):
     numbers = [record.number for record in found if record is not None]
     assert numbers == [number for number in range(len(whole)) if number != victim]
     assert found.count(None) == 1
+
+
+def test_a_record_that_comes_between_two_looks_keeps_its_place(tmp_path: Path):
+    """Number 1 goes to the first lane, and number 2 to the second, after the reader has found the first one empty."""
+    lanes = [Lane(tmp_path, name, 2**20, fsync=False) for name in ("a", "b")]
+
+    def first() -> list[Segment]:
+        return lanes[0].segments
+
+    def second() -> list[Segment]:
+        if not lanes[1].segments:
+            lanes[0].append(1, 1, b"one")
+            lanes[1].append(1, 2, b"two")
+        return lanes[1].segments
+
+    reader = SpoolReader(LaneReader(first), LaneReader(second))
+    assert [record.number for record in reader.take(8)] == [1, 2]
+    for lane in lanes:
+        lane.close()
 
 
 @given(st.integers(1, 400))

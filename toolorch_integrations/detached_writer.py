@@ -9,6 +9,7 @@ the end, that nothing more comes. On standard output it says how far the store i
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -24,7 +25,7 @@ from toolorch_integrations.detached import WAKE_SECONDS
 from toolorch_integrations.losses import Losses
 from toolorch_integrations.spool.adoption import Adopter
 from toolorch_integrations.spool.delivery import Delivery
-from toolorch_integrations.spool.folder import LANES, Spool
+from toolorch_integrations.spool.folder import LANES, Spool, remove_part
 from toolorch_integrations.spool.growing import GrowingLane
 from toolorch_integrations.spool.lane import LaneReader
 from toolorch_integrations.spool.reader import SpoolReader
@@ -33,7 +34,7 @@ from toolorch_integrations.writer import Writer
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 64
+_BATCH = 128
 _PATIENCE = 1.0
 """Seconds for which a write is tried again before what is new is read again."""
 _RETRY = 1.0
@@ -55,6 +56,7 @@ class DetachedWriter:
         decoder = Decoder(self._losses)
         self._writer = Writer(self._store, self._losses, facts["app"], _PATIENCE)
         part = Path(facts["part"])
+        self._folder = part
         self._part = part.name
         self._delivery = Delivery(self._part, self._writer, decoder, self._losses)
         self._reader = SpoolReader(*(LaneReader(GrowingLane(part, name)) for name in LANES))
@@ -83,12 +85,11 @@ class DetachedWriter:
 
     def _step(self) -> bool | None:
         """Deliver a batch; returns whether there was one, None where the store cannot be written now."""
-        if not self._delivery.locate():
+        if not self._delivery.locate() or not self._delivery.retry():
             return None
         records = self._reader.take(_BATCH, self._delivery.position)
         if records and not self._delivery.deliver_records(records):
-            self._reader.rewind()
-            return None
+            return None  # They are pending: decoded once, and what is faulty is counted once.
         self._say()
         return bool(records)
 
@@ -102,6 +103,8 @@ class DetachedWriter:
     def _finish(self) -> None:
         self._writer.finish()
         self._adopter.leave()
+        # A recorder that is dead removes nothing; files without a position would be adopted, and stored twice.
+        remove_part(self._folder)
         self._writer.forget_spool(self._part)
         self._store.close()
 
@@ -128,6 +131,7 @@ def main() -> None:
     with contextlib.suppress(OSError):
         os.nice(found["niceness"])
     os.set_blocking(sys.stdout.fileno(), False)
+    gc.set_threshold(50_000)  # A decoded answer is hundreds of objects without a cycle: to look for one costs a tenth.
     DetachedWriter(found).run()
 
 

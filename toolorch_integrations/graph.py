@@ -256,6 +256,8 @@ def _same(node: Node, message: Message, *, lenient: bool = False) -> bool:
 
 def _id_bytes(ids: Iterable[int] | npt.NDArray[np.integer[Any]]) -> bytes:
     array = np.asarray(ids)
+    if array.dtype == ID_TYPE:
+        return array.tobytes()
     if array.size and array.dtype.kind not in "iu":
         raise ValueError(f"token ids must be integers, got {array.dtype}")
     if array.size and (array.min() < 0 or array.max() > np.iinfo(np.uint32).max):

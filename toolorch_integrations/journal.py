@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,16 @@ class Journal:
         self._open: OrderedDict[str, OpenTrace] = OrderedDict()
         self._aliases: OrderedDict[str, str] = OrderedDict()
         self._owner = Owner.current()
+        self._absent: set[str] = set()
+
+    def look_up(self, events: Sequence[Event]) -> None:
+        """Ask the store once which traces of a batch it lacks, so that `prepare` does not ask for each.
+
+        Raises:
+            SQLAlchemyError: The store cannot be read now.
+        """
+        wanted = {self.resolve(event.trace_id) for event in events} - self._open.keys()
+        self._absent = wanted - self.store.known(wanted) if len(wanted) > 1 else set()
 
     def resolve(self, trace_id: str) -> str:
         """Return the id of the trace that a run writes to: another than its own where it resumed one."""
@@ -156,6 +166,7 @@ class Journal:
 
     def stored(self, writes: list[TraceWrite]) -> None:
         """Take note that the store has what `pending` returned; traces that ended are let go."""
+        self._absent.clear()
         for entry in writes:
             trace = self._open[entry.header.id]
             trace.nodes_stored += len(entry.nodes)
@@ -173,6 +184,7 @@ class Journal:
             writes: What `pending` returned.
             reason: Why, for the traces' metadata; empty: the events will be applied again, nothing is lost.
         """
+        self._absent.clear()
         for entry in writes:
             trace = self._open[entry.header.id]
             lost = len(entry.nodes) + len(entry.calls)
@@ -187,6 +199,7 @@ class Journal:
     def reset(self) -> None:
         """Forget all open traces: they are read back from the store, which is the truth. Resumed runs stay known."""
         self._open.clear()
+        self._absent.clear()
 
     def interrupt_running(self) -> None:
         """Mark the traces in memory that still run as interrupted, as their recorder ends."""
@@ -217,7 +230,7 @@ class Journal:
         return self.store.interrupted_trace(thread_id)
 
     def _load(self, key: str) -> OpenTrace | None:
-        trace = self.store.find(key)
+        trace = None if key in self._absent else self.store.find(key)
         if trace is None:
             return None
         header = TraceHeader(**{name: getattr(trace, name) for name in TraceHeader.__dataclass_fields__})

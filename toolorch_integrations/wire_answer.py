@@ -219,7 +219,10 @@ def _logprobs(choice: Mapping[str, Any]) -> list[float] | None:
 
 def plain_message(message: Mapping[str, Any]) -> Message:
     """Return a message without its empty fields; reasoning has one name."""
-    kept = {key: value for key, value in message.items() if value not in (None, "", [], {})}
+    if all(message.values()):
+        kept = dict(message)
+    else:
+        kept = {key: value for key, value in message.items() if value not in (None, "", [], {})}
     reasoning = kept.pop("reasoning_content", None)
     if reasoning:
         kept.setdefault("reasoning", reasoning)

@@ -130,7 +130,7 @@ class Writer:
     def _apply(self, events: list[Event], drop: bool) -> tuple[list[Event], bool]:
         """Add events to the journal; returns those that could be, and whether the store could be read."""
         applied: list[Event] = []
-        reachable = True
+        reachable = self._look_up(events)
         for event in events:
             try:
                 reachable = self._retry(partial(self._journal.prepare, event), patient=reachable, prepare=True)
@@ -145,6 +145,13 @@ class Writer:
                 logger.exception("an event of trace %s could not be applied", event.trace_id)
                 self._losses.count("decode", event.trace_id)
         return applied, reachable
+
+    def _look_up(self, events: list[Event]) -> bool:
+        """Ask for a batch's traces at once; returns whether the store could be read."""
+        try:
+            return self._retry(partial(self._journal.look_up, events), prepare=True)
+        except TypeError:  # An odd trace id: for `prepare` to find, and to count.
+            return True
 
     def _write(self, writes: list[TraceWrite], events: int, patient: bool, step: SpoolPosition | None) -> bool:
         if not writes and step is None:

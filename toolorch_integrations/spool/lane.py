@@ -105,11 +105,13 @@ class LaneReader:
 
     Attributes:
         damaged: Stretches that were no whole records.
+        reads: How often it has read from a file.
     """
 
     def __init__(self, segments: Callable[[], list[Segment]]) -> None:
         """Take a function that returns the lane's segments as they stand now."""
         self.damaged = 0
+        self.reads = 0
         self._segments = segments
         self.rewind()
 
@@ -146,6 +148,7 @@ class LaneReader:
                 with segment.path.open("rb") as file:
                     file.seek(offset)
                     data = file.read(segment.size - offset)
+                self.reads += 1
                 self._path, self._offset = segment.path, segment.size
                 self._records = read_records(data)
                 return True

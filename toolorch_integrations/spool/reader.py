@@ -31,8 +31,9 @@ class SpoolReader:
             until: Stop at a number above this one; None: at the end.
         """
         taken: list[Record] = []
+        empty: dict[int, int] = {}
         while True:
-            heads = [(record.number, place) for place, lane in enumerate(self._lanes) if (record := lane.peek())]
+            heads = self._heads(empty)
             if not heads:
                 return taken
             number, place = min(heads)
@@ -43,3 +44,29 @@ class SpoolReader:
             if number > after and (record := lane.peek()) is not None:
                 taken.append(record)
             lane.pop()
+
+    def _heads(self, empty: dict[int, int]) -> list[tuple[int, int]]:
+        """Return number and lane of the next record of each lane that has one.
+
+        A lane that was found empty is looked at again once another has read on, and not before: what stands in what
+        was read was put later than anything smaller that the empty lane had by then.
+
+        Args:
+            empty: By lane that was empty, how much had been read in all when it was looked at.
+        """
+        while True:
+            before = self._reads()
+            heads = []
+            for place, lane in enumerate(self._lanes):
+                if empty.get(place) == before:
+                    continue
+                record = lane.peek()
+                if record is None:
+                    empty[place] = before
+                else:
+                    heads.append((record.number, place))
+            if self._reads() == before:
+                return heads
+
+    def _reads(self) -> int:
+        return sum(lane.reads for lane in self._lanes)

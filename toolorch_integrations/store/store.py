@@ -26,6 +26,8 @@ from toolorch_integrations.trace import Feedback, Reward, Trace, TraceHeader
 
 PAGE = 50
 """Traces that are read at a time."""
+_IDS = 500
+"""Ids that are asked for at a time."""
 
 
 _Header = TypeVar("_Header", bound=TraceHeader)
@@ -301,6 +303,13 @@ class TraceStore:
         with self._reading() as connection:
             found = connection.execute(select(schema.traces).where(schema.traces.c.id == trace_id)).all()
             return load(connection, found)[0] if found else None
+
+    def known(self, trace_ids: Iterable[str]) -> set[str]:
+        """Return those of the ids that the store has a trace of."""
+        column, ids = schema.traces.c.id, sorted(trace_ids)
+        pages = [ids[start : start + _IDS] for start in range(0, len(ids), _IDS)]
+        with self._engine.connect() as connection:
+            return {found for page in pages for found in connection.scalars(select(column).where(column.in_(page)))}
 
     def trace_of_run(self, run_id: str) -> str | None:
         """Return the trace that a run resumed, or None for a run that did not."""
