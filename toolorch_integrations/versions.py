@@ -29,7 +29,7 @@ KEPT = 65_536
 
 CONVERSATION_HEADER = "x-toolorch-conversation"
 """Names the conversation of a policy call by a hash: a balancer in front of several servers keeps it on one of them, so
-that its prefix stays cached, and the capturing proxy knows which trace it belongs to."""
+that its prefix stays cached. Runs of the same request may share it, so it names no trace."""
 
 _key: ContextVar[str] = ContextVar("toolorch_conversation", default="")
 
