@@ -137,7 +137,7 @@ class OwnPart:
 
     def remove(self) -> None:
         """Remove it all: the store has it."""
-        _remove(self.folder)
+        remove_part(self.folder)
         self.leave()
 
     def leave(self) -> None:
@@ -162,7 +162,7 @@ class AdoptedPart:
 
     def remove(self) -> None:
         """Remove it all: the store has it."""
-        _remove(self._folder)
+        remove_part(self._folder)
         self.leave()
 
     def leave(self) -> None:
@@ -181,8 +181,8 @@ def dead_parts(spool: Spool, store_key: str, without: Container[str] = ()) -> It
                 yield part
 
 
-def _remove(folder: Path) -> None:
-    """Remove a part in one step, as far as others see."""
+def remove_part(folder: Path) -> None:
+    """Remove a part in one step, as far as others see; one that is gone already is well."""
     hidden = folder.with_name(f".{folder.name}")
     with contextlib.suppress(OSError):
         folder.rename(hidden)
