@@ -29,7 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.streams_load import Load, Told
-from benchmarks.streams_world import Clients, Server, lost, world
+from benchmarks.streams_traces import lost
+from benchmarks.streams_world import Server, world
 from tests.postgres import PostgresServer, running_server
 
 _SAMPLES = 11
@@ -41,7 +42,11 @@ def main() -> None:
     """Measure and print."""
     options = _options()
     _allow_files(options.clients * _FILES_A_CLIENT + 1_000)
-    pace = {"STREAMS_TOKENS": str(options.tokens), "STREAMS_RATE": str(options.rate), "STREAMS_PIECE": str(options.piece)}
+    pace = {
+        "STREAMS_TOKENS": str(options.tokens),
+        "STREAMS_RATE": str(options.rate),
+        "STREAMS_PIECE": str(options.piece),
+    }
     os.environ.update(pace)
     # They come within one cycle of asking and thinking: else all would ask at the same moments from then on.
     ramp = min(options.seconds / 4, 1.5 * options.tokens / options.rate + options.think)
@@ -54,8 +59,9 @@ def main() -> None:
         (gateway,) = made.gateways
         print(f"{load.clients:,} clients for {load.seconds:g} s; load average {os.getloadavg()[0]:.1f} at the start")
         begun, before = time.monotonic(), gateway.processor_seconds()
-        memory = _watched(made.clients(gateway, load), gateway, options.seconds, server, options.outage)
-        told = next(item for item in memory if isinstance(item, Told))
+        clients = made.clients(gateway, load)
+        memory = _watched(gateway, options.seconds, server, options.outage)
+        told = clients.told(options.seconds + 600)
         took = time.monotonic() - begun
         print(f"load average {os.getloadavg()[0]:.1f} at the end")
         print(f"the gateway and its writer took {(gateway.processor_seconds() - before) / took:.2f} processors")
@@ -64,7 +70,7 @@ def main() -> None:
         status = gateway.end()
         said = [line for line in gateway.said().splitlines() if "ERROR" in line or "Traceback" in line]
     _show(told, took, options)
-    _show_memory([item for item in memory if isinstance(item, tuple)])
+    _show_memory(memory)
     print(f"lost or wrong traces: {len(wrong)}", *wrong[:10], sep="\n  ")
     print(f"the gateway ended with {status}", *said[:10], sep="\n  ")
     if told.errors or wrong or status:
@@ -72,11 +78,11 @@ def main() -> None:
 
 
 def _watched(
-    clients: Clients, gateway: Server, seconds: float, server: PostgresServer | None, outage: float
-) -> list[tuple[float, dict[str, float]] | Told]:
-    """Wait for the clients; returns memory over time, and what they were told."""
+    gateway: Server, seconds: float, server: PostgresServer | None, outage: float
+) -> list[tuple[float, dict[str, float]]]:
+    """Return memory over time; PostgreSQL is away in between, if so asked."""
     begun = time.monotonic()
-    seen: list[tuple[float, dict[str, float]] | Told] = []
+    seen: list[tuple[float, dict[str, float]]] = []
     for moment in _moments(seconds):
         time.sleep(max(0.0, begun + moment - time.monotonic()))
         seen.append((time.monotonic() - begun, gateway.memory()))
@@ -85,8 +91,6 @@ def _watched(
             time.sleep(outage)
             server.start()
             print(f"PostgreSQL was away for {outage:g} s")
-    seen.append(clients.told(seconds + 600))
-    seen.append((time.monotonic() - begun, gateway.memory()))
     return seen
 
 
@@ -99,8 +103,8 @@ def _show(told: Told, took: float, options: argparse.Namespace) -> None:
     proxied = sum(told.finished.values()) - orchestrated
     tokens = proxied * options.tokens + orchestrated * 3 * options.tokens // 2
     print(
-        f"{told.requests:,} streams came to their end ({proxied:,} of the proxy, {orchestrated:,} of the orchestrator), "
-        f"{len(told.left):,} were left; {len(told.finished):,} traces"
+        f"{told.requests:,} streams came to their end ({proxied:,} of the proxy, {orchestrated:,} of the "
+        f"orchestrator), {len(told.left):,} were left; {len(told.finished):,} traces"
     )
     print(
         f"{told.requests / took:.1f} requests/s, {tokens / took:,.0f} tokens/s of the policy and the specialist, "
@@ -135,7 +139,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=600, help="of a streamed answer")
     parser.add_argument("--rate", type=float, default=30.0, help="tokens a second of each answer")
     parser.add_argument("--piece", type=int, default=8, help="tokens in a piece of a stream")
-    parser.add_argument("--think", type=float, default=5.0, help="mean seconds between two requests of a client")
+    parser.add_argument("--think", type=float, default=15.0, help="mean seconds between two requests of a client")
     parser.add_argument("--postgres", action="store_true", help="PostgreSQL in place of SQLite")
     parser.add_argument("--outage", type=float, default=0.0, help="seconds for which PostgreSQL stops")
     options = parser.parse_args()

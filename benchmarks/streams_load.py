@@ -1,147 +1,38 @@
-"""The load of `gateway_streams.py`: a policy server that takes its time as a real one does, and streaming clients.
+"""The load of `gateway_streams.py`: streaming clients.
 
-    python -m benchmarks.streams_load serve PORT
-    python -m benchmarks.streams_load ask URL JSON        JSON: the fields of `Load`
+    python -m benchmarks.streams_load URL JSON        JSON: the fields of `Load`
 
-Half of the clients stream a policy through the capturing proxy, in conversations of three requests; the others ask an
+Half of them stream a policy through the capturing proxy, in conversations of three requests; the others ask an
 orchestrator, which asks the policy, a specialist and the policy again. Some leave in the middle of a stream, some read
-slowly. What a client was told is printed as JSON, for the comparison with the store.
+slowly. What they were told is printed as JSON, for the comparison with the store.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import re
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import orjson
 
+from benchmarks.streams_policy import pieces_of
+
 KEY = "streams"
 TURNS = 3
 """Requests of a conversation through the proxy."""
-TOKENS = int(os.environ.get("STREAMS_TOKENS", "600"))
-"""Of a streamed answer. An orchestrator's run has as many and half: a quarter for the call, as many to end with."""
-RATE = float(os.environ.get("STREAMS_RATE", "30"))
-"""Tokens a second of each answer."""
-PIECE = int(os.environ.get("STREAMS_PIECE", "8"))
-"""Tokens in a piece of a stream: what vLLM calls its stream interval."""
-
 WARM = "warm"
 """What is printed when as many requests have ended as there are clients."""
 
-_WORDS = (__doc__ or "").split()
-_NUMBER = re.compile(r"Request (\d+)")
 _SLOW_BYTES, _SLOW_SECONDS = 2048, 0.8
 _PATIENCE = 120.0
 """Seconds after which a client counts a silent answer as hanging."""
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-
-def pieces_of(number: int, turn: int) -> list[str]:
-    """Return a streamed answer, in its pieces; server and client know it."""
-    generator = random.Random(number * 8 + turn)
-    words = [f" {generator.choice(_WORDS)}" for _ in range(max(PIECE, TOKENS))]
-    words[0] = f"Answer {number}:"
-    return ["".join(words[start : start + PIECE]) for start in range(0, len(words), PIECE)]
-
-
-def ids_of(text: str) -> list[int]:
-    """Return token ids of a text, four bytes each; a prompt is those of its messages, so it grows as vLLM's does."""
-    data = text.encode()
-    return [int.from_bytes(data[start : start + 4], "big") % 150_000 for start in range(0, len(data), 4)]
-
-
-# --- the policy server, and the specialist's ---
-
-
-async def policy(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer chat completions, as an ASGI app."""
-    if scope["type"] != "http":
-        return
-    body = b""
-    while True:
-        event = await receive()
-        body += event.get("body", b"")
-        if not event.get("more_body"):
-            break
-    if scope["method"] == "GET":
-        await _whole(send, {"object": "list", "data": [{"id": "policy", "object": "model"}]})
-        return
-    request = orjson.loads(body)
-    messages = request["messages"]
-    texts = [str(message.get("content") or "") for message in messages]
-    number = int(next(found for text in texts if (found := _NUMBER.search(text)))[1])
-    turn = sum(message["role"] == "assistant" for message in messages)
-    prompt = [token for text in texts for token in ids_of(text)]
-    if request.get("stream"):
-        await _streamed(send, number, turn, prompt)
-    elif request.get("tools") and messages[-1]["role"] == "user":
-        function = {"name": "expert", "arguments": json.dumps({"task": f"Request {number}: think it over."})}
-        calls = [{"id": f"call-{number}", "type": "function", "function": function}]
-        await asyncio.sleep(TOKENS / 4 / RATE)
-        await _whole(send, _completion(number, turn, prompt, {"content": None, "tool_calls": calls}, TOKENS // 4))
-    else:
-        share = 1 if request["model"] == "expert" else 4
-        await asyncio.sleep(TOKENS / share / RATE)
-        text = "".join(pieces_of(number, 0))
-        await _whole(send, _completion(number, turn, prompt, {"content": text[: len(text) // share]}, TOKENS // share))
-
-
-async def _streamed(send: Send, number: int, turn: int, prompt: list[int]) -> None:
-    headers = [(b"content-type", b"text/event-stream")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    head: dict[str, Any] = {"id": f"chatcmpl-{number}-{turn}", "object": "chat.completion.chunk", "created": 1}
-    head["model"] = "policy"
-    begun, count = time.monotonic(), 0
-    pieces = pieces_of(number, turn)
-    for place, piece in enumerate(pieces):
-        ids = ids_of(piece)
-        choice: dict[str, Any] = {"index": 0, "delta": {"content": piece}, "token_ids": ids}
-        choice["logprobs"] = {"content": [_logprob(token) for token in ids]}
-        choice["finish_reason"] = "stop" if place == len(pieces) - 1 else None
-        chunk = {**head, "choices": [choice]} | ({"prompt_token_ids": prompt} if place == 0 else {})
-        await send({"type": "http.response.body", "body": b"data: %b\n\n" % orjson.dumps(chunk), "more_body": True})
-        count += len(ids)
-        await asyncio.sleep(max(0.0, begun + (place + 1) * PIECE / RATE - time.monotonic()))
-    usage = {"prompt_tokens": len(prompt), "completion_tokens": count, "total_tokens": len(prompt) + count}
-    last = b"data: %b\n\ndata: [DONE]\n\n" % orjson.dumps({**head, "choices": [], "usage": usage})
-    await send({"type": "http.response.body", "body": last})
-
-
-def _completion(number: int, turn: int, prompt: list[int], message: dict[str, Any], tokens: int) -> dict[str, Any]:
-    ids = [(number + place) % 150_000 for place in range(tokens)]
-    choice: dict[str, Any] = {"index": 0, "message": {"role": "assistant", **message}, "token_ids": ids}
-    choice["logprobs"] = {"content": [_logprob(token) for token in ids]}
-    choice["finish_reason"] = "tool_calls" if message.get("tool_calls") else "stop"
-    usage = {"prompt_tokens": len(prompt), "completion_tokens": tokens, "total_tokens": len(prompt) + tokens}
-    named = {"id": f"chatcmpl-{number}-{turn}", "object": "chat.completion", "created": 1, "model": "policy"}
-    return {**named, "choices": [choice], "usage": usage, "prompt_token_ids": prompt}
-
-
-def _logprob(token: int) -> dict[str, Any]:
-    return {"token": f" w{token}", "logprob": -(token % 97) / 50, "bytes": [32, 119], "top_logprobs": []}
-
-
-async def _whole(send: Send, data: dict[str, Any]) -> None:
-    body = orjson.dumps(data)
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-# --- the clients ---
 
 
 @dataclass(frozen=True)
@@ -180,6 +71,7 @@ class Told:
     Attributes:
         finished: Traces by id: how many of their requests came to their end.
         orchestrated: Those of them that are an orchestrator's.
+        fallen_back: Those in which the specialist answered in the policy's place, as that was down.
         left: Traces whose client went away.
         broken: Traces of requests that ended with an error, where they were known.
         errors: In words, with the seconds that it took.
@@ -191,6 +83,7 @@ class Told:
 
     finished: dict[str, int] = field(default_factory=dict)
     orchestrated: list[str] = field(default_factory=list)
+    fallen_back: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     errors: list[tuple[str, float]] = field(default_factory=list)
@@ -261,7 +154,8 @@ class Client:
         if b"Answer %d:" % self._number not in answer:
             raise AnswerError(f"the answer is another one: {answer[-300:]!r}")
         self._told.finished[self._trace] = 1
-        self._told.orchestrated.append(self._trace)
+        kind = self._told.fallen_back if b'"type":"fallback"' in answer else self._told.orchestrated
+        kind.append(self._trace)
 
     async def _stream(self, model: str, messages: list[dict[str, str]], pieces: int) -> bytes | None:
         """Return a whole stream; None where the client went away before its end."""
@@ -288,7 +182,7 @@ class Client:
         told.received += len(taken)
         told.open_seconds += time.monotonic() - begun
         self._trace = self._trace_in(taken)
-        if b'{"error":' in taken or not taken.rstrip().endswith(b"data: [DONE]"):
+        if b'{"error":' in taken or b"\n\ndata: [DONE]\n\n" not in taken[-300:]:
             raise AnswerError(f"the stream ended with {bytes(taken[-300:]).decode()}")
         return bytes(taken)
 
@@ -346,16 +240,10 @@ async def ask(url: str, load: Load) -> Told:
 
 
 def main() -> None:
-    """Serve, or ask."""
-    import uvicorn
+    """Ask."""
     import uvloop
 
-    if sys.argv[1] == "serve":
-        uvicorn.run(
-            policy, port=int(sys.argv[2]), log_level="warning", access_log=False, timeout_keep_alive=60, backlog=4096
-        )
-    else:
-        print(orjson.dumps(uvloop.run(ask(sys.argv[2], Load(**json.loads(sys.argv[3]))))).decode())
+    print(orjson.dumps(uvloop.run(ask(sys.argv[1], Load(**json.loads(sys.argv[2]))))).decode())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the streaming load meets: policy, specialist and gateways as processes of their own, and what the store has."""
+"""What the streaming load meets: policy, specialist and gateways as processes of their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from hashlib import sha256
@@ -17,9 +16,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.capturing_proxy import free_port, wait_for
-from benchmarks.streams_load import KEY, TURNS, WARM, Load, Told
-from toolorch_integrations.store import TraceStore
-from toolorch_integrations.trace import TraceHeader
+from benchmarks.streams_load import KEY, WARM, Load, Told
 
 CATALOG = """
 [[specialists]]
@@ -49,9 +46,6 @@ catalog = "catalog.toml"
 name = "streams"
 sha256 = "{key}"
 """
-_ARRIVAL = 45.0
-"""Seconds that the last traces may take to arrive."""
-_ENDED = ("answered", "budget", "interrupted", "error")
 
 
 class Server:
@@ -141,7 +135,7 @@ class World:
         store: File name or URL.
         gateways: How many.
         drain_seconds: Of the gateways.
-        environment: Of policy and specialist; see `streams_load`.
+        environment: Of policy and specialist; see `streams_policy`.
     """
 
     def __init__(
@@ -171,7 +165,7 @@ class World:
 
     def _model_server(self, name: str) -> Server:
         port = free_port()
-        command = [sys.executable, "-m", "benchmarks.streams_load", "serve", str(port)]
+        command = [sys.executable, "-m", "benchmarks.streams_policy", str(port)]
         return Server(command, port, "/v1/models", self.folder / f"{name}.log", self._environment)
 
     def _gateway(self, number: int) -> Server:
@@ -207,7 +201,7 @@ class Clients:
     """Clients in a process of their own."""
 
     def __init__(self, url: str, load: Load, environment: Mapping[str, str]) -> None:
-        command = [sys.executable, "-m", "benchmarks.streams_load", "ask", url, json.dumps(asdict(load))]
+        command = [sys.executable, "-m", "benchmarks.streams_load", url, json.dumps(asdict(load))]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | dict(environment)
         )
@@ -229,43 +223,3 @@ class Clients:
         if self.process.returncode:
             raise RuntimeError(f"the clients failed: {said.decode()[-2000:]}")
         return Told(**json.loads(out.splitlines()[-1]))
-
-
-def lost(store: str, told: Told) -> list[str]:
-    """Return what is wrong with the traces of what clients were told; waits for those that are on their way.
-
-    A trace of the proxy has each finished request once, an orchestrator's run its two turns and its call. Where a
-    client has left, the trace has ended, whichever way.
-    """
-    deadline = time.monotonic() + _ARRIVAL
-    with TraceStore.open(store) as opened:
-        while True:
-            found = {header.id: header for header in opened.traces()}
-            wrong = wrongs(found, told)
-            if not wrong or time.monotonic() > deadline:
-                return wrong
-            time.sleep(1.0)
-
-
-def wrongs(found: Mapping[str, TraceHeader], told: Told) -> list[str]:
-    """Return what is wrong with traces, now."""
-    wrong = []
-    orchestrated, unsure = set(told.orchestrated), {*told.left, *told.broken}
-    for trace_id, finished in told.finished.items():
-        header = found.get(trace_id)
-        if header is None:
-            wrong.append(f"{trace_id} is not in the store")
-        elif trace_id in orchestrated:
-            seen = (header.status.value, header.totals.turns, header.totals.calls)
-            if seen != ("answered", 2, 1):
-                wrong.append(f"{trace_id} of an orchestrator has status, turns and calls {seen}")
-        elif trace_id in unsure:
-            if not finished <= header.totals.turns <= TURNS:
-                wrong.append(f"{trace_id} has {header.totals.turns} turns, {finished} requests had finished")
-        elif (header.status.value, header.totals.turns) != ("answered", finished):
-            wrong.append(f"{trace_id} is {header.status} with {header.totals.turns} turns, not {finished}")
-    for trace_id in told.left:
-        header = found.get(trace_id)
-        if header is None or header.status.value not in _ENDED:
-            wrong.append(f"{trace_id}, whose client left, is {header.status if header else 'not in the store'}")
-    return wrong
