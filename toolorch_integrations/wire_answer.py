@@ -16,7 +16,9 @@ import numpy as np
 import orjson
 
 from toolorch_integrations.events import Message, TokenIds
+from toolorch_integrations.prompt_ids import MARK, PromptIds
 
+_prompts = PromptIds()
 _SHOWN = 300
 """Characters of an unreadable body that an error quotes."""
 
@@ -54,15 +56,21 @@ class Answer:
     """False: a stream that ended before its choices did."""
 
 
-def read_answer(body: bytes, *, stream: bool) -> Answer:
+def read_answer(body: bytes, *, stream: bool, conversation: str = "") -> Answer:
     """Read the body of an answer.
 
     Args:
         body: As it came over the wire.
         stream: Whether it is a stream of Server-Sent Events.
+        conversation: Whose prompts begin alike; empty: not known.
     """
+    short, prompt = _prompts.cut(conversation, body) if conversation else (body, None)
     try:
-        return _read_stream(body) if stream else _read_json(body)
+        answer = _read_stream(short) if stream else _read_json(short)
+        for choice in answer.choices.values():
+            if prompt is not None and isinstance(choice.prompt_token_ids, list) and choice.prompt_token_ids == MARK:
+                choice.prompt_token_ids = prompt
+        return answer
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         return Answer(error=f"the answer is no completion ({error!r}): {quoted(body)}")
 

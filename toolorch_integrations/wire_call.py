@@ -140,7 +140,7 @@ class WireCall:
         if facts.status >= 400 or not self.response:
             said = error_in(_object(self.response)) or (quoted(self.response) if self.response else "no answer")
             return Answer(error=facts.failure or f"HTTP {facts.status}: {said}", whole=False)
-        answer = read_answer(self.response, stream=facts.stream)
+        answer = read_answer(self.response, stream=facts.stream, conversation=facts.trace_id)
         if facts.failure and not facts.stream:
             return Answer(error=facts.failure, whole=False)
         answer.whole = answer.whole and not facts.failure and not answer.error
