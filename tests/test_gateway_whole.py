@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from pathlib import Path
 
 import httpx
 
 from tests.gateway_world import PolicyServer, Serving, bearer, gateway, sha256
+from toolorch_integrations.events import TraceStarted
 
 ASK = {"model": "small", "messages": [{"role": "user", "content": "Say five."}]}
 KEYS = [
@@ -83,3 +85,12 @@ def test_the_page_and_the_api_answer_many_at_once(tmp_path: Path):
         assert statuses == [200] * 32
         assert app.state.flush(10)
         assert sum(1 for _ in app.state.store.traces(status="answered")) == 16
+
+
+def test_what_a_run_has_done_is_in_a_file_before_its_client_can_see_it(tmp_path: Path):
+    """Frameworks hand over callables, which a killed gateway would take along."""
+    with gateway(tmp_path) as app:
+        trace_id = uuid.uuid4().hex
+        app.state.session.recorder.put(lambda: TraceStarted(trace_id, request="Which tents?"))
+        files = [path.read_bytes() for path in (tmp_path / "traces.db.spool").rglob("*") if path.is_file()]
+        assert any(trace_id.encode() in found for found in files)
