@@ -55,7 +55,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(running_server()) if options.postgres else None
         store = server.new_database() if server is not None else str(folder / "traces.db")
-        made = stack.enter_context(world(folder, store, **pace))
+        made = stack.enter_context(world(folder, store, pace))
         (gateway,) = made.gateways
         print(f"{load.clients:,} clients for {load.seconds:g} s; load average {os.getloadavg()[0]:.1f} at the start")
         begun, before = time.monotonic(), gateway.processor_seconds()

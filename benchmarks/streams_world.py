@@ -133,13 +133,18 @@ class World:
     Args:
         folder: For files, spool and logs.
         store: File name or URL.
+        environment: Pace of policy, specialist and clients; see `streams_policy`.
         gateways: How many.
         drain_seconds: Of the gateways.
-        environment: Of policy and specialist; see `streams_policy`.
     """
 
     def __init__(
-        self, folder: Path, store: str, gateways: int = 1, drain_seconds: float = 60.0, **environment: str
+        self,
+        folder: Path,
+        store: str,
+        environment: Mapping[str, str],
+        gateways: int = 1,
+        drain_seconds: float = 60.0,
     ) -> None:
         self.folder, self.store = folder, store
         self._environment = environment
@@ -188,9 +193,9 @@ class World:
 
 
 @contextlib.contextmanager
-def world(folder: Path, store: str, gateways: int = 1, **options: object) -> Iterator[World]:
-    """Run a world for as long as the block lasts."""
-    made = World(folder, store, gateways, **options)  # type: ignore[arg-type]
+def world(folder: Path, store: str, environment: Mapping[str, str]) -> Iterator[World]:
+    """Run a world with one gateway for as long as the block lasts."""
+    made = World(folder, store, environment)
     try:
         yield made
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from toolorch_integrations.observation import failed, timed_out
 from toolorch_integrations.progress import budget_ended, call_ended, call_started, fallback
 from toolorch_serving.gateway.errors import ConflictError
 from toolorch_serving.gateway.faults import event_fault, fault_of
+from toolorch_serving.gateway.periodic import Periodic
 from toolorch_serving.gateway.readable import LINE, line
 from toolorch_serving.gateway.sse import to_json
 from toolorch_serving.sandbox import Limits, Reason, SandboxResult, SandboxUnavailableError
@@ -125,3 +127,18 @@ def test_whatever_a_policy_writes_can_be_sent() -> None:
     assert found["text"] == data["text"]
     assert found["number"] == 10**30
     assert json.loads(to_json({"x": float("nan")})) == {"x": None}
+
+
+def test_a_chore_that_goes_on_failing_is_logged_once_and_when_it_is_well(caplog: pytest.LogCaptureFixture) -> None:
+    turns, over = iter([OSError("away"), OSError("away"), OSError("away"), None]), threading.Event()
+
+    def chore() -> None:
+        error = next(turns, None)
+        if error is not None:
+            raise error
+        over.set()
+
+    with Periodic("chore", 0.001, chore):
+        assert over.wait(20)
+    said = [record.getMessage() for record in caplog.records]
+    assert [text.split(";")[0] for text in said] == ["toolorch-chore failed", "toolorch-chore works again"]

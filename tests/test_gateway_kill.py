@@ -27,7 +27,7 @@ CLIENTS = 10
 @pytest.fixture(scope="module")
 def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("sqlite")
-    with world(folder, str(folder / "traces.db"), **PACE) as made:
+    with world(folder, str(folder / "traces.db"), PACE) as made:
         yield made
 
 
@@ -39,7 +39,7 @@ def database() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="module")
 def on_postgres(tmp_path_factory: pytest.TempPathFactory, database: PostgresServer) -> Iterator[World]:
-    with world(tmp_path_factory.mktemp("postgres"), database.new_database(), **PACE) as made:
+    with world(tmp_path_factory.mktemp("postgres"), database.new_database(), PACE) as made:
         yield made
 
 

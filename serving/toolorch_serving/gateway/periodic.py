@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 class Periodic:
     """Calls a function at intervals while it is open; what it raises is logged and the next turn comes.
 
+    A failure that goes on is logged once, and when it is over: a database may be away for an hour.
+
     Args:
         name: Of the thread.
         seconds: Between the end of one call and the next.
@@ -24,6 +26,7 @@ class Periodic:
         self._seconds = seconds
         self._function = function
         self._last = last
+        self._fails = False
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"toolorch-{name}", daemon=True)
 
@@ -45,4 +48,10 @@ class Periodic:
         try:
             self._function()
         except Exception:  # whatever it is, the next turn may succeed
-            logger.exception("%s failed", self._thread.name)
+            if not self._fails:
+                logger.exception("%s failed; it is tried again every %g s", self._thread.name, self._seconds)
+            self._fails = True
+        else:
+            if self._fails:
+                logger.warning("%s works again", self._thread.name)
+            self._fails = False
