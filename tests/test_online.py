@@ -17,7 +17,7 @@ from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.testing import Reply, ScriptedPolicy
 from toolorch_rl.online import OnlineSettings, RolloutMaker, RolloutSource, WeightStream, train_online
 from toolorch_rl.rewards import PAPER
-from toolorch_rl.rollouts import RolloutError, RolloutSettings, Sampling
+from toolorch_rl.rollouts import RolloutError, RolloutPlan, RolloutSettings, Sampling
 from toolorch_rl.training import TrainingError, TrainSettings
 from toolorch_rl.weights import ProbeError, Published, WeightsError
 from toolorch_rl.weights.probe import ProbeResult
@@ -134,7 +134,7 @@ def test_advantages_follow_the_rewards(policy: ScriptedPolicy) -> None:
 
 
 def test_no_more_groups_are_begun_than_allowed(policy: ScriptedPolicy) -> None:
-    maker = RolloutMaker(app_of(policy), lambda start: itertools.cycle(TASKS), yes, RUNS)
+    maker = RolloutMaker(app_of(policy), lambda start: itertools.cycle(TASKS), RolloutPlan(yes, RUNS))
     maker.start()
     try:
         maker.allow(3)
