@@ -159,14 +159,14 @@ def test_the_committed_policy_solves_held_out_tasks() -> None:
     verdicts = [item.verdict() for item in attempts]
     metrics = measured(attempts, verdicts)
     assert metrics["solved"].value == sum(verdict.passed for verdict in verdicts) / len(short)
-    assert sum(verdict.passed for verdict in verdicts) >= 2  # 3 when it was committed; `evaluate_policy` takes all
+    assert sum(verdict.passed for verdict in verdicts) >= 5  # 7 when it was committed; `evaluate_policy` takes all
 
 
 def test_the_committed_policy_chooses_functions_and_models() -> None:
     model, tokenizer = load(HERE / "policy")
     hits = chosen(model, tokenizer, held_out_choices(12))
     assert sum(hits["function"]) >= 11  # of 12
-    assert sum(hits["both"]) >= 4
+    assert sum(hits["both"]) >= 4  # 6 when it was committed
 
 
 def test_the_committed_policy_is_small() -> None:
