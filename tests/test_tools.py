@@ -427,14 +427,14 @@ def test_local_search_asks_the_retrieval_service() -> None:
         found = tool.call(query="tent weight", k=3)
     path, body, _ = server.asked[0]
     assert path == "/search"
-    assert json.loads(body) == {"queries": ["tent weight"], "k": 3, "filter": {"year": 2024}}
+    assert json.loads(body) == {"queries": ["tent weight"], "k": 3, "filter": {"year": 2024}, "mode": "hybrid"}
     assert found.text == "[1] Tents\nTents weigh 2 kg."
     assert found.documents[0].metadata == {"title": "Tents", "year": 2024, "id": "7", "score": 0.8}
 
 
 @pytest.mark.parametrize("answer", [{}, {"results": []}, {"results": [[{"id": 1}]]}, [], {"results": [3]}])
 def test_a_retrieval_service_that_answers_otherwise_is_named(answer: Any) -> None:
-    with serving(lambda *_: as_json(answer)) as server, pytest.raises(ToolError, match="holds no list"):
+    with serving(lambda *_: as_json(answer)) as server, pytest.raises(ToolError, match="retrieval service"):
         local_search(server.url).call(query="a")
 
 

@@ -124,7 +124,7 @@ class RetrievalClient:
             RetrievalError: The service refused the request; the message names the field.
             EndpointError: The service is down, or failed, after bounded retries.
         """
-        return _hits(self._send("POST", "/search", _search_body(queries, k, filter, mode)))
+        return _hits(self._send("POST", "/search", _search_body(queries, k, filter, mode)), len(queries))
 
     async def asearch(
         self,
@@ -135,7 +135,7 @@ class RetrievalClient:
         mode: Mode = "hybrid",
     ) -> list[list[Hit]]:
         """`search` on an event loop."""
-        return _hits(await self._asend("POST", "/search", _search_body(queries, k, filter, mode)))
+        return _hits(await self._asend("POST", "/search", _search_body(queries, k, filter, mode)), len(queries))
 
     def add(self, documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """Add or replace documents, each `{"text": ..., "id": ..., "metadata": {...}}`; return what became of them."""
@@ -210,14 +210,17 @@ def _search_body(queries: Sequence[str], k: int, condition: Filter | None, mode:
     return {"queries": list(queries), "k": k, "filter": condition, "mode": mode}
 
 
-def _hits(answer: Any) -> list[list[Hit]]:
+def _hits(answer: Any, queries: int) -> list[list[Hit]]:
     try:
-        return [
+        found = [
             [Hit(hit["id"], hit["text"], float(hit["score"]), hit["metadata"]) for hit in hits]
             for hits in answer["results"]
         ]
+        if len(found) != queries:
+            raise ValueError(f"results for {len(found)} queries of {queries}")
     except (KeyError, TypeError, ValueError) as error:
         raise EndpointError(f"The answer is none of a retrieval service's ({error!r}); look at the url.") from error
+    return found
 
 
 def _answer(response: httpx.Response, attempts: int) -> Any:

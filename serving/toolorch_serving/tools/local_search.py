@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolorch_integrations.entry import Tool
+from toolorch_integrations.errors import EndpointError
+from toolorch_integrations.retrieval import RetrievalClient, RetrievalError
 from toolorch_serving.tools.errors import ToolError
-from toolorch_serving.tools.requests import post_json
 from toolorch_serving.tools.results import shown
 from toolorch_serving.tools.tool_function import Document, Found, ToolFunction, text_parameters
 
@@ -16,7 +17,12 @@ RESULTS = 5
 
 
 def local_search(
-    url: str, *, results: int = RESULTS, only: Mapping[str, Any] | None = None, timeout: float = 10.0
+    url: str,
+    *,
+    results: int = RESULTS,
+    only: Mapping[str, Any] | None = None,
+    key_variable: str | None = None,
+    timeout: float = 10.0,
 ) -> ToolFunction:
     """Return the tool, a client of `toolorch serve retrieval`.
 
@@ -24,20 +30,24 @@ def local_search(
         url: Base URL of the service.
         results: Documents of a query, where the policy asks for no other number.
         only: The service's filter, sent with every query.
+        key_variable: Environment variable with the service's key.
         timeout: Seconds for a request.
+
+    Raises:
+        RetrievalError: `url` is none.
+        MissingVariableError: `key_variable` is not set.
     """
-    address = f"{url.rstrip('/')}/search"
+    client = RetrievalClient(url, key_variable=key_variable, timeout=timeout)
 
     def run(query: str, k: int = results) -> Found:
         if not query.strip():
             raise ToolError("the query is empty: write what to look for.")
-        body = {"queries": [query], "k": max(1, min(int(k), 50)), "filter": dict(only) if only else None}
-        reply = post_json("The retrieval service", address, body, timeout=timeout)
         try:
-            documents = [_document(item) for item in reply["results"][0]]
-        except (KeyError, IndexError, TypeError) as error:
-            raise ToolError("The retrieval service's answer holds no list of `results` for the query.") from error
-        return shown(documents, "No document was found: try other words.")
+            (hits,) = client.search([query], max(1, min(int(k), 50)), filter=only)
+        except (EndpointError, RetrievalError) as error:
+            raise ToolError(str(error)) from error
+        found = [Document(hit.text, {**hit.metadata, "id": hit.id, "score": hit.score}) for hit in hits]
+        return shown(found, "No document was found: try other words.")
 
     number = {"type": "integer", "description": "How many documents.", "minimum": 1, "maximum": 50, "default": results}
     entry = Tool(
@@ -50,8 +60,3 @@ def local_search(
         timeout=3 * timeout + 5,  # its retries included
     )
     return ToolFunction(entry, run)
-
-
-def _document(item: Any) -> Document:
-    metadata = item.get("metadata") or {}
-    return Document(str(item["text"]), {**metadata, "id": item.get("id"), "score": item.get("score")})
