@@ -432,6 +432,17 @@ def test_local_search_asks_the_retrieval_service() -> None:
     assert found.documents[0].metadata == {"title": "Tents", "year": 2024, "id": "7", "score": 0.8}
 
 
+def test_the_retrieval_services_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEARCH_KEY", "secret")
+    with serving(lambda *_: as_json({"results": [[]]})) as server:
+        loaded = load_tools(["local_search"], retrieval_url=server.url, retrieval_key_variable="SEARCH_KEY")
+        loaded.langchain()[0].invoke({"query": "a"})
+    _, _, headers = server.asked[0]
+    assert {name.lower(): value for name, value in headers.items()}["authorization"] == "Bearer secret"
+    with pytest.raises(MissingVariableError, match="NO_SUCH_KEY"):
+        load_tools(["local_search"], retrieval_url="http://127.0.0.1:9", retrieval_key_variable="NO_SUCH_KEY")
+
+
 @pytest.mark.parametrize("answer", [{}, {"results": []}, {"results": [[{"id": 1}]]}, [], {"results": [3]}])
 def test_a_retrieval_service_that_answers_otherwise_is_named(answer: Any) -> None:
     with serving(lambda *_: as_json(answer)) as server, pytest.raises(ToolError, match="retrieval service"):

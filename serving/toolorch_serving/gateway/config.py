@@ -187,9 +187,11 @@ class RetrievalConfig(_Section):
 
     Attributes:
         url: Its base URL.
+        key_variable: Environment variable with its key.
     """
 
     url: str
+    key_variable: str | None = None
 
 
 class GatewayConfig(BaseSettings):

@@ -131,7 +131,8 @@ def _built_in(
     loaded = load_tools(
         entry.tools,
         definitions=entry.tools_file,
-        retrieval_url=config.retrieval.url if config.retrieval is not None else None,
+        retrieval_url=None if config.retrieval is None else config.retrieval.url,
+        retrieval_key_variable=None if config.retrieval is None else config.retrieval.key_variable,
     )
     described = Catalog.from_file(entry.catalog) if entry.catalog is not None else Catalog()
     options: dict[str, Any] = {

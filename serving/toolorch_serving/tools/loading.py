@@ -83,6 +83,7 @@ def load_tools(
     *,
     definitions: str | Path | None = None,
     retrieval_url: str | None = None,
+    retrieval_key_variable: str | None = None,
     sandbox: Sandbox | None = None,
 ) -> LoadedTools:
     """Load tools by name, from a definitions file, or both.
@@ -95,6 +96,7 @@ def load_tools(
             none means all of the file's.
         definitions: JSON file of tools in OpenAI's function format; see `docs/tools.md`.
         retrieval_url: Base URL of the retrieval service, for `local_search`.
+        retrieval_key_variable: Environment variable with that service's key.
         sandbox: Where code runs; None makes one with the usual limits at its first use.
 
     Raises:
@@ -105,7 +107,7 @@ def load_tools(
         >>> [entry.name for entry in load_tools(["code_interpreter"]).entries]
         ['code_interpreter']
     """
-    made = _Making(retrieval_url, sandbox)
+    made = _Making(retrieval_url, retrieval_key_variable, sandbox)
     found = read_definitions(definitions) if definitions is not None else Definitions(tools=[])
     defined = {tool.name: tool for tool in found.tools}
     choosing = [name for name, tool in defined.items() if name in FUNCTIONS and tool.model_schema is not None]
@@ -133,8 +135,9 @@ def load_tools(
 class _Making:
     """Makes tools out of the box."""
 
-    def __init__(self, retrieval_url: str | None, sandbox: Sandbox | None) -> None:
+    def __init__(self, retrieval_url: str | None, key_variable: str | None, sandbox: Sandbox | None) -> None:
         self._retrieval_url = retrieval_url
+        self._key_variable = key_variable
         self._sandbox = sandbox
 
     def built_in(self, name: str) -> ToolFunction:
@@ -146,7 +149,7 @@ class _Making:
             return fetch_page.fetch_page()
         if not self._retrieval_url:
             raise DefinitionError("local_search needs the retrieval service: give `retrieval_url` ([retrieval] url).")
-        return local_search.local_search(self._retrieval_url)
+        return local_search.local_search(self._retrieval_url, key_variable=self._key_variable)
 
 
 def _defined(definition: ToolDefinition, made: _Making, path: str | Path) -> ToolFunction:
