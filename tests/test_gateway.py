@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -244,6 +245,17 @@ async def test_a_store_that_is_away_is_a_503(tmp_path: Path, monkeypatch: pytest
         answer = await client.get("/v1/traces/some")
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         assert "trace store cannot be used now" in answer.json()["error"]["message"]
+
+
+async def test_more_requests_than_may_run_at_once_are_told_to_come_back(tmp_path: Path):
+    server = {"requests_at_once": 2}
+    with gateway(tmp_path, with_proxy(Echo(2, pause=0.2)), server=server) as app, client_of(app) as client:
+        answers = await asyncio.gather(*(client.post(CHAT, json={"model": "small"}) for _ in range(5)))
+        assert sorted(answer.status_code for answer in answers) == [200, 200, 503, 503, 503]
+        refused = next(answer for answer in answers if answer.status_code == 503)
+        assert (refused.headers["retry-after"], refused.json()["error"]["code"]) == ("5", "overloaded")
+        assert (await client.post(CHAT, json={"model": "small"})).status_code == 200
+        assert (await client.get("/health")).status_code == 200
 
 
 # Drain

@@ -124,6 +124,12 @@ class Gateway:
         await self._routes(scope, replayed(body, receive), answer)
 
     async def _admitted(self, scope: Scope, receive: Receive, answer: Answer) -> None:
+        if len(self._running) > (most := self.state.config.server.requests_at_once):
+            raise UnavailableError(
+                f"{most} requests run already (server.requests_at_once): try again in some seconds",
+                code="overloaded",
+                headers={"Retry-After": "5"},
+            )
         caller = self.state.keys.identify(header(scope, b"authorization"))
         caller.require("chat")
         with self.state.limits.admit(caller) as permit:

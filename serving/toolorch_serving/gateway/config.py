@@ -32,6 +32,8 @@ class ServerConfig(_Section):
         port: Port; 0 takes a free one.
         request_bytes: Largest body of a request.
         request_seconds: Longest that a request may take, its stream included.
+        requests_at_once: Requests that may run at once; further ones are told to come back, which is kinder than to let
+            all of them wait for a processor. A stream counts until its end.
         drain_seconds: How long running requests may go on after SIGTERM.
         cors_origins: Origins of other sites whose pages may call the gateway; none by default.
         open: Whether it may listen beyond loopback without any key.
@@ -42,6 +44,7 @@ class ServerConfig(_Section):
     port: int = Field(8080, ge=0, le=65_535)
     request_bytes: int = Field(2 * 2**20, gt=0)
     request_seconds: float = Field(300.0, gt=0)
+    requests_at_once: int = Field(2_000, gt=0)
     drain_seconds: float = Field(30.0, ge=0)
     cors_origins: tuple[str, ...] = ()
     open: bool = False
