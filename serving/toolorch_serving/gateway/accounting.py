@@ -59,14 +59,18 @@ def within_allowance(budget: Budget | None, permit: Permit) -> Budget | None:
 
 @asynccontextmanager
 async def counted(state: GatewayState, runner: Runner, request: RunRequest, permit: Permit) -> AsyncIterator[RunStream]:
-    """Run, and count what was spent however it ends."""
+    """Run, and count what was spent however it ends, before the client sees the end: its next request may be there."""
     stream = runner.run(request)
-    try:
-        yield stream
-    finally:
-        await stream.aclose()
+
+    def count() -> None:
         ended = stream.ended
         if ended is not None:
             permit.spent(stream.dollars)
             state.metrics.run_ended(runner.name, ended["status"], stream.calls, ended["policy_version"])
+
+    stream.when_ended = count
+    try:
+        yield stream
+    finally:
+        await stream.aclose()
         permit.close()

@@ -72,6 +72,7 @@ class RunStream:
         thread_id: The conversation.
         ended: The last event, once there is one: also of a run that was closed before its end.
         calls: What this request has called: of a run that goes on, without what was called before.
+        when_ended: Called once, before the last event is given: whoever has seen the end can count on it.
     """
 
     def __init__(self, drive: Drive, threads: Threads, thread: Thread, request: RunRequest) -> None:
@@ -84,6 +85,7 @@ class RunStream:
         self.thread_id = thread.id
         self.ended: dict[str, Any] | None = None
         self.calls: list[Call] = []
+        self.when_ended: Callable[[], None] = lambda: None
         self._threads = threads
         self._queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(QUEUE)
         self._task: asyncio.Task[None] | None = None
@@ -165,9 +167,9 @@ class RunStream:
         except Exception as error:
             fault = fault_of(error)
             self.thread.waiting = None
-            self.ended = self._ended("error", "", Ledger(self.calls), error=fault)
+            ended = self._finish(self._ended("error", "", Ledger(self.calls), error=fault))
             with contextlib.suppress(asyncio.CancelledError):
-                await self._queue.put(self.ended)
+                await self._queue.put(ended)
         finally:
             self._give_back(size)
             with contextlib.suppress(asyncio.QueueFull):
@@ -192,12 +194,16 @@ class RunStream:
             else None
         )
         status = TraceStatus.INTERRUPTED if waits else TraceStatus.BUDGET if self._limit else TraceStatus.ANSWERED
-        self.ended = self._ended(status.value, outcome.answer, outcome.ledger, outcome.confirmations)
-        return self.ended
+        return self._finish(self._ended(status.value, outcome.answer, outcome.ledger, outcome.confirmations))
+
+    def _finish(self, event: dict[str, Any]) -> dict[str, Any]:
+        self.ended = event
+        self.when_ended()
+        return event
 
     def _cancelled(self, reason: str) -> None:
         """Note how a cancelled run ended; the frameworks' own capture cannot know why."""
-        self.ended = self._ended("cancelled", "", Ledger(self.calls))
+        self._finish(self._ended("cancelled", "", Ledger(self.calls)))
         session = active_session()
         if session is not None:
             session.recorder.put(TraceEnded(self.run_id, TraceStatus.ERROR, error=f"cancelled: {reason}"))
