@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
@@ -398,3 +399,27 @@ def test_a_chunk_without_choices_is_no_harm():
         {"id": "x", "choices": [], "usage": None}, AIMessageChunk, None
     )
     assert generation is None or isinstance(generation, ChatGenerationChunk)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_several_event_loops_at_once_share_a_policy(stream: bool):
+    """Connections cannot move between loops: requests of a second one failed, or waited for ever."""
+    answered: list[str] = []
+
+    async def ask(policy: ChatPolicy, gate: asyncio.Semaphore) -> None:
+        async with gate:
+            reply = await _astream(policy, "Hi") if stream else await policy.ainvoke("Hi")
+        answered.append(reply.text)
+
+    async def many(policies: list[ChatPolicy]) -> None:
+        gate = asyncio.Semaphore(8)
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(ask(policies[number % 2], gate) for number in range(40)))
+
+    with ScriptedPolicy(lambda request: Reply("Yes.", delay=0.005)) as server:
+        # Without clients of their own, so that they share LangChain's.
+        both = [ChatPolicy(model=server.model, base_url=server.url, max_retries=0) for _ in range(2)]
+        with ThreadPoolExecutor(3) as pool:
+            for done in [pool.submit(asyncio.run, many(both)) for _ in range(3)]:
+                done.result(90)
+    assert answered == ["Yes."] * 120
