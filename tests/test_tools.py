@@ -511,7 +511,7 @@ def test_a_tool_of_langchain_gives_documents_as_its_artifact_and_errors_as_obser
         assert documents_in(message.artifact) == ["Tents weigh 2 kg."]
         failed = asyncio.run(tool.ainvoke(call))
     assert failed.status == "error"
-    assert failed.content.startswith("Error: The retrieval service's answer holds no list")
+    assert failed.content.startswith("Error: The answer is none of a retrieval service's")
     assert json.loads(server.asked[0][1])["k"] == 5
 
 

@@ -228,8 +228,10 @@ def _answer(response: httpx.Response, attempts: int) -> Any:
         body = response.json()
     except ValueError:
         body = None
-    if response.is_success and isinstance(body, dict):
-        return body
+    if response.is_success:
+        if isinstance(body, dict):
+            return body
+        raise EndpointError(f"The answer is none of a retrieval service's ({response.text[:100]!r}); look at the url.")
     error = body.get("error") if isinstance(body, dict) else None
     if isinstance(error, dict) and 400 <= response.status_code < 500 and response.status_code != 429:
         raise RetrievalError(str(error.get("message")), error.get("param"))
