@@ -26,7 +26,7 @@ _DOCS = (
 
 
 class ClientGoneError(Exception):
-    """The client closed the connection before its request was whole."""
+    """The client closed the connection before its request, or its answer, was whole."""
 
 
 class Answer:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from toolorch_integrations.events import EncodedEvents, Event
 from toolorch_integrations.versions import conversation_key
 from toolorch_integrations.wire_call import WireCall, WireFacts
+from toolorch_serving.gateway.answer import ClientGoneError
 from toolorch_serving.gateway.errors import GatewayError
 from toolorch_serving.gateway.proxy import peek
 from toolorch_serving.gateway.proxy.conversations import Asked, Conversations
@@ -20,7 +21,7 @@ from toolorch_serving.gateway.proxy.headers import RawHeaders
 from toolorch_serving.gateway.proxy.request import CHAT, ProxyRequest
 from toolorch_serving.gateway.proxy.settings import ProxySettings
 from toolorch_serving.gateway.proxy.upstream import Upstream
-from toolorch_serving.gateway.proxy.watch import ClientGoneError, Watch
+from toolorch_serving.gateway.proxy.watch import Watch
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from toolorch_integrations.events import TraceEnded, TraceStatus
+from toolorch_serving.gateway.answer import ClientGoneError
 from toolorch_serving.gateway.errors import GatewayError, send_error
 from toolorch_serving.gateway.proxy import headers as http
 from toolorch_serving.gateway.proxy.call import Ended, PolicyCall, Services, Sink
@@ -16,7 +17,7 @@ from toolorch_serving.gateway.proxy.exchange import Exchange
 from toolorch_serving.gateway.proxy.request import CHAT, TEXT, ProxyRequest
 from toolorch_serving.gateway.proxy.settings import ProxySettings
 from toolorch_serving.gateway.proxy.upstream import Upstream
-from toolorch_serving.gateway.proxy.watch import ClientGoneError, Watch
+from toolorch_serving.gateway.proxy.watch import Watch
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,10 @@ import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Self
 
+from toolorch_serving.gateway.answer import ClientGoneError
+
 _DELAY = 0.02
 """Seconds after which it begins to listen: most answers of a fast server are out by then, and pay nothing."""
-
-
-class ClientGoneError(Exception):
-    """The client closed its connection before its answer was whole."""
 
 
 class Watch:
