@@ -136,6 +136,20 @@ def open_in_processes(url: str) -> list[str]:
     return [process.communicate(timeout=60)[0] for process in processes]
 
 
+def test_a_store_in_another_journal_mode_is_opened_once_nobody_uses_it(tmp_path: Path):
+    """SQLite does not wait for another's write where it changes the mode."""
+    path = tmp_path / "traces.db"
+    first_release(f"sqlite:///{path}")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN IMMEDIATE")
+        release = threading.Timer(0.3, other.rollback)
+        release.start()
+        with TraceStore.open(path) as store:
+            assert [header.id for header in store.traces()] == [TRACE]
+        release.join()
+
+
 def test_several_processes_make_a_new_store_at_once(url: str):
     assert open_in_processes(url) == ["0\n"] * 3
 

@@ -157,8 +157,10 @@ class SpooledFeed:
         return delivery.deliver(entries)
 
     def _ensure_delivery(self) -> Delivery | None:
-        if self._delivery is None and self._intake.part is not None:
-            self._delivery = Delivery(self._intake.part.id, self._writer, self._plain, self._losses, new=True)
+        if self._delivery is None:
+            part = self._intake.open_part()  # What waits to be redacted is queued before anything is in a file.
+            if part is not None:
+                self._delivery = Delivery(part.id, self._writer, self._plain, self._losses, new=True)
         return self._delivery
 
     def _segments(self, place: int) -> list[Segment]:

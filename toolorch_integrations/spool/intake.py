@@ -77,6 +77,16 @@ class SpooledIntake(Intake):
                 if not self._append(kind, number, payload, event, decoded=True):
                     self._losses.count("spool", event.trace_id)
 
+    def open_part(self) -> OwnPart | None:
+        """Return this process's files, made with the first need of them; None: they cannot be made now."""
+        with self.lock:
+            if self.part is None:
+                try:
+                    self.part = self._new_part()
+                except (OSError, SpoolFullError) as error:
+                    self._warn(error)
+            return self.part
+
     def after_fork(self) -> None:
         """In a forked child: close the parent's files, which keeps its lock."""
         if self.part is not None:
@@ -103,17 +113,21 @@ class SpooledIntake(Intake):
             self._losses.count("spool", trace_of(event))
 
     def _append(self, kind: int, number: int, payload: bytes, event: Put, *, decoded: bool = False) -> bool:
+        part = self.open_part()
+        if part is None:
+            return False
         try:
-            if self.part is None:
-                self.part = self._new_part()
             important = isinstance(event, TraceStarted | TraceEnded)
-            self.part.append(kind, number, payload, decoded=decoded, important=important)
+            part.append(kind, number, payload, decoded=decoded, important=important)
             return True
         except (OSError, SpoolFullError) as error:
-            if not self._warned:
-                self._warned = True
-                logger.warning("capture: events are not written to the spool: %s", error)
+            self._warn(error)
             return False
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning("capture: events are not written to the spool: %s", error)
 
 
 class Reentrant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,23 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     connection.isolation_level = None  # The driver's own BEGIN would not take the write lock; `_begin_sqlite` does.
     connection.execute("PRAGMA page_size = 8192")  # A sampled message is about 2.5 KB: pages of 4 KB stay half empty.
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # So that a purge gives disk space back.
-    connection.execute("PRAGMA journal_mode = WAL")
+    _use_wal(connection)
     connection.execute("PRAGMA synchronous = NORMAL")  # In WAL mode a killed process loses no commit with it.
     connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Change the journal's mode, waiting for others as long as for any lock: SQLite itself does not wait here."""
+    (busy_milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    give_up = time.monotonic() + busy_milliseconds / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+        time.sleep(0.01)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -11,6 +11,9 @@ from toolorch_serving.sandbox.errors import SandboxError
 from toolorch_serving.sandbox.job import Launch
 from toolorch_serving.sandbox.process import SandboxProcess
 
+_CLOSE_SECONDS = 10.0
+"""How long closing waits for the sandboxes to be gone; the thread goes on afterwards."""
+
 
 class WarmPool:
     """Keeps sandboxes ready; each is used once.
@@ -31,8 +34,9 @@ class WarmPool:
         self._closed = threading.Event()
         # The thread holds what it needs and not the pool, so that a pool that nobody has any more ends it.
         state = (launch, size, self._waiting, self._wanted, self._closed)
-        threading.Thread(target=_keep, args=state, name="toolorch-sandbox-pool", daemon=True).start()
-        self.close = weakref.finalize(self, _close, self._waiting, self._wanted, self._closed)
+        thread = threading.Thread(target=_keep, args=state, name="toolorch-sandbox-pool", daemon=True)
+        thread.start()
+        self.close = weakref.finalize(self, _close, thread, self._wanted, self._closed)
 
     def take(self) -> SandboxProcess | None:
         """Return a sandbox that waits, or None where there is none just now."""
@@ -60,15 +64,15 @@ def _keep(
         with suppress(SandboxError):  # a run that finds none waiting starts its own, and says what is wrong
             while len(waiting) < size and not closed.is_set():
                 waiting.append(SandboxProcess(launch))
-    while waiting:
-        waiting.popleft().close()
+    with suppress(IndexError):  # a run may take the last one
+        while True:
+            process = waiting.popleft()
+            with suppress(SandboxError):
+                process.close()
 
 
-def _close(waiting: deque[SandboxProcess], wanted: threading.Event, closed: threading.Event) -> None:
+def _close(thread: threading.Thread, wanted: threading.Event, closed: threading.Event) -> None:
     closed.set()
     wanted.set()
-    while True:
-        try:
-            waiting.popleft().close()
-        except IndexError:
-            return
+    if thread is not threading.current_thread():  # the garbage collector may find the pool on any thread
+        thread.join(_CLOSE_SECONDS)
