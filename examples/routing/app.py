@@ -1,14 +1,15 @@
-"""The app: an orchestrator whose only means are the six specialists, asked in this process or over HTTP."""
+"""The app: an orchestrator whose only means are the task's specialists, asked in this process or over HTTP."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
+from functools import lru_cache
 from typing import Any, Literal
 
 from langchain_core.language_models import BaseChatModel
 
 from examples.routing.requests import RoutingTask
-from examples.routing.specialists import SPECIALISTS, direct
+from examples.routing.specialists import Team, direct
 from toolorch_integrations import Budget, Specialist
 from toolorch_integrations.langgraph import SpecialistTool, create_orchestrator
 from toolorch_integrations.trace import Trace
@@ -18,6 +19,8 @@ from toolorch_rl.verifiers.verdict import Verdict
 App = Callable[[RoutingTask], Coroutine[Any, Any, str]]
 
 BUDGET = Budget(turns=3)
+_TEAMS = 256
+"""Teams whose agent is kept: more than there are groups of runs under way."""
 
 
 def routing_app(
@@ -29,14 +32,19 @@ def routing_app(
 
     Args:
         policy: Who routes.
-        specialists: Who answers; by default the six, asked in this process.
+        specialists: Who answers; by default the task's team, asked in this process.
         rendering: How the policy is asked.
     """
-    asked = [direct(specialist) for specialist in SPECIALISTS] if specialists is None else list(specialists)
-    agent = create_orchestrator(policy, specialists=asked, budget=BUDGET, rendering=rendering)
+    given = None if specialists is None else list(specialists)
+
+    @lru_cache(_TEAMS)
+    def agent_of(team: Team | None) -> Any:
+        asked = given if team is None else [direct(specialist) for specialist in team.specialists]
+        return create_orchestrator(policy, specialists=asked or [], budget=BUDGET, rendering=rendering)
 
     async def app(task: RoutingTask) -> str:
         messages = {"messages": [("user", task.request)]}
+        agent = agent_of(task.team if given is None else None)
         result = await agent.ainvoke(messages, context={"preferences": task.preferences})
         return str(result["messages"][-1].text)
 

@@ -22,7 +22,6 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from examples.routing.app import BUDGET
 from examples.routing.requests import SETTINGS, RoutingTask, tasks
 from examples.routing.specialists import SPECIALISTS
-from toolorch_integrations import Catalog
 from toolorch_integrations.prompt import system_prompt
 from toolorch_integrations.select import ANSWER, choices_of, function_schema, step_messages
 from toolorch_rl.recipe.drills import copying_drill
@@ -31,14 +30,13 @@ from toolorch_rl.recipe.rows import Group, render
 from toolorch_rl.recipe.sft import Schedule, train
 from toolorch_rl.recipe.tokenizer import train_tokenizer
 
-CATALOG = Catalog(specialist.entry("http://127.0.0.1:1/v1") for specialist in SPECIALISTS)
 Prompt = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 """Messages and tool schemas."""
 
 
 def chat_prompt(task: RoutingTask) -> Prompt:
     """Return what the policy is asked in the `chat` rendering, as the app asks it."""
-    view = CATALOG.view()
+    view = task.team.catalog().view()
     system = system_prompt(None, task.preferences, BUDGET, view)
     messages = [{"role": "system", "content": system}, {"role": "user", "content": task.request}]
     return messages, view.schemas()
@@ -47,7 +45,7 @@ def chat_prompt(task: RoutingTask) -> Prompt:
 def select_prompt(task: RoutingTask) -> Prompt:
     """Return what the policy is asked in the `select` rendering, as the app asks it."""
     problem = "\n\n".join(part for part in (task.request, task.preferences.sentence()) if part)
-    return step_messages(problem, ""), [function_schema(ANSWER, choices_of(CATALOG.view())[ANSWER])]
+    return step_messages(problem, ""), [function_schema(ANSWER, choices_of(task.team.catalog().view())[ANSWER])]
 
 
 def reading(task: RoutingTask) -> str:

@@ -10,26 +10,23 @@ import numpy as np
 
 from examples.routing.app import App, answer_in, verify
 from examples.routing.requests import RoutingTask
-from examples.routing.specialists import SPECIALISTS, STRONGEST
+from examples.routing.specialists import NOWHERE
 from toolorch_integrations import Specialist
 from toolorch_rl.evaluation.arms import Arm
-from toolorch_rl.evaluation.baselines import all_baselines
 from toolorch_rl.evaluation.trials import Brought, Trials
 from toolorch_rl.metrics.estimates import Estimate, bootstrap
 from toolorch_rl.rewards import OURS, RunFeatures, features_of, reward
 from toolorch_rl.rollouts import PolicyServer, RolloutSettings, Sampling, rollouts
 from toolorch_rl.rollouts.groups import with_policy_seconds
+from toolorch_serving.simulated.specialists import SimulatedSpecialist
 from toolorch_serving.simulated.tokens import count, count_messages
 
 POLICY_SECONDS = 0.5
 """What a policy call counts in seconds: a server under the load of rollouts says nothing about one in use."""
 
-_BY_NAME = {specialist.name: specialist for specialist in SPECIALISTS}
 
-
-def asked(name: str, task: RoutingTask) -> tuple[str, float, float]:
+def asked(specialist: SimulatedSpecialist, task: RoutingTask) -> Brought:
     """Return answer, dollars and seconds of a specialist on a task, as the app would be charged."""
-    specialist = _BY_NAME[name]
     text = specialist.answer(task.request)
     read = count_messages([{"role": "user", "content": task.request}])
     return text, specialist.price.dollars(read, count(text)), specialist.latency
@@ -38,15 +35,16 @@ def asked(name: str, task: RoutingTask) -> tuple[str, float, float]:
 def baselines(tasks: Sequence[RoutingTask]) -> list[Arm]:
     """Return always-strongest, always-cheapest, random, cascade and oracle."""
 
+    def entries(task: RoutingTask) -> list[Specialist]:
+        return [specialist.entry(NOWHERE) for specialist in task.team.specialists]
+
     def ask(who: Specialist, task: RoutingTask) -> Brought:
-        return asked(who.name, task)
+        return asked(next(one for one in task.team.specialists if one.name == who.name), task)
 
     def right(task: RoutingTask, answer: str) -> bool:
         return answer_in(answer) == task.answer
 
-    entries = [specialist.entry("http://127.0.0.1:1/v1") for specialist in SPECIALISTS]
-    trials = Trials(tasks, entries, right, all_baselines(strongest=STRONGEST), key=lambda task: task.id)
-    return trials.run(ask)
+    return Trials(tasks, entries, right, key=lambda task: task.id).run(ask)
 
 
 def policy_arm(name: str, app: App, tasks: Sequence[RoutingTask], server: PolicyServer, at_once: int = 48) -> Arm:
@@ -68,27 +66,29 @@ Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 def rewards(arm: Arm, tasks: Sequence[RoutingTask]) -> Floats:
     """Return each run's reward, measured beside what each specialist alone would have brought on the task."""
-    return _beside_specialists(tasks, arm)[:, -1]
+    return np.array([found[-1] for found in _beside_specialists(tasks, arm)])
 
 
 def best_rewards(tasks: Sequence[RoutingTask]) -> Floats:
     """Return what the best specialist for each task earns: the oracle of the reward, which looks at all answers."""
-    return np.asarray(_beside_specialists(tasks).max(1))
+    return np.array([found.max() for found in _beside_specialists(tasks)])
 
 
-def _beside_specialists(tasks: Sequence[RoutingTask], arm: Arm | None = None) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return rewards with one row a task: of each specialist alone, and of an arm's run."""
+def _beside_specialists(tasks: Sequence[RoutingTask], arm: Arm | None = None) -> list[Floats]:
+    """Return for each task the rewards of each specialist alone, and of an arm's run."""
     runs, keys = [], []
     for number, task in enumerate(tasks):
-        for specialist in SPECIALISTS:
-            text, dollars, seconds = asked(specialist.name, task)
-            solved, seconds = answer_in(text) == task.answer, seconds + POLICY_SECONDS
-            runs.append(RunFeatures(f"{task.id} {specialist.name}", {specialist.name: 1}, solved, dollars, seconds))
-        if arm is not None:
-            runs.append(arm.runs[number])
-        keys += [number] * (len(SPECIALISTS) + (arm is not None))
+        alone = [_alone(specialist, task) for specialist in task.team.specialists]
+        runs += alone if arm is None else [*alone, arm.runs[number]]
+        keys += [number] * (len(runs) - len(keys))
     scalars = reward(runs, keys, [tasks[number].preferences for number in keys], OURS).scalars
-    return np.asarray(scalars.reshape(len(tasks), -1))
+    return np.split(np.asarray(scalars), np.flatnonzero(np.diff(keys)) + 1)
+
+
+def _alone(specialist: SimulatedSpecialist, task: RoutingTask) -> RunFeatures:
+    text, dollars, seconds = asked(specialist, task)
+    solved = answer_in(text) == task.answer
+    return RunFeatures(f"{task.id} {specialist.name}", {specialist.name: 1}, solved, dollars, seconds + POLICY_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

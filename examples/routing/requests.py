@@ -6,9 +6,10 @@ import datetime as dt
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
+from examples.routing.specialists import TEAM, Team
 from toolorch_integrations.preferences import Preferences
 from toolorch_serving.simulated.numbers import MONTHS
 from toolorch_serving.simulated.solution import number
@@ -26,13 +27,14 @@ _UNITS = (("kilometres", "metres", 1000), ("kilograms", "grams", 1000), ("hours"
 
 @dataclass(frozen=True, slots=True)
 class RoutingTask:
-    """A request, what is right, and what its caller cares about."""
+    """A request, what is right, what its caller cares about, and who may be asked."""
 
     id: str
     kind: str
     request: str
     answer: str
     preferences: Preferences
+    team: Team = field(default=TEAM, repr=False)
 
 
 def units(draw: random.Random) -> Drawn:

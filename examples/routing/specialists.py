@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
+from toolorch_integrations import Catalog
 from toolorch_integrations.completion import Completion
 from toolorch_integrations.entry import Price
 from toolorch_integrations.langgraph import SpecialistTool
@@ -39,7 +41,7 @@ def printed(match: re.Match[str]) -> Steps:
     return result, result + 1, "Go line by line."
 
 
-_FAMILIES: tuple[Family, ...] = (stock, rewritten, printed, *FAMILIES)
+QUESTIONS: tuple[Family, ...] = (stock, rewritten, printed, *FAMILIES)
 
 
 def _specialist(name: str, price: float, latency: float, otherwise: float, **skill: float) -> SimulatedSpecialist:
@@ -51,7 +53,7 @@ def _specialist(name: str, price: float, latency: float, otherwise: float, **ski
         skill=skill,
         otherwise=otherwise,
         capabilities=("answer",),
-        families=_FAMILIES,
+        families=QUESTIONS,
     )
 
 
@@ -70,6 +72,23 @@ part, `hazel` stands in the middle. Each step of difficulty above 1 takes off 0.
 
 STRONGEST, CHEAPEST = "atlas", "ember"
 
+NOWHERE = "http://127.0.0.1:1/v1"
+"""Endpoint of specialists that are asked in this process."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Team:
+    """The specialists that a request may be handed to."""
+
+    specialists: tuple[SimulatedSpecialist, ...]
+
+    def catalog(self) -> Catalog:
+        """Return them as a catalogue."""
+        return Catalog(specialist.entry(NOWHERE) for specialist in self.specialists)
+
+
+TEAM = Team(SPECIALISTS)
+
 
 def direct(specialist: SimulatedSpecialist, seed: int = 0) -> SpecialistTool:
     """Return a specialist that is asked in this process.
@@ -85,7 +104,7 @@ def direct(specialist: SimulatedSpecialist, seed: int = 0) -> SpecialistTool:
     async def aask(messages: list[dict[str, Any]]) -> Completion:
         return ask(messages)
 
-    entry = specialist.entry("http://127.0.0.1:1/v1")  # nobody goes there
+    entry = specialist.entry(NOWHERE)
     tool = SpecialistTool(entry)
     tool.caller = SpecialistCaller(entry, ask, aask)
     return tool
