@@ -4,10 +4,11 @@
     python benchmarks/capturing_proxy.py --calls 200000 --gateway full
     PATH=~/peers/bin:$PATH python benchmarks/capturing_proxy.py
 
-A mock policy server answers at once, with 2,000 prompt ids and more and 150 sampled ids with log-probabilities (see
-`proxy_load.py`); server, gateway, the gateway's writer and the clients are processes of their own. Direct and through
-the gateway take turns, in short rounds, and each figure is the median of the rounds' ratios: so what else the machine
-does meets both. Peers (rllm-model-gateway, litellm) are measured in the same rounds where their commands are found.
+A mock policy server answers at once, with 2,000 prompt ids and more and 150 sampled ids with log-probabilities: with
+JSON that FastAPI builds for each request, or with bytes made beforehand (`--mock`, see `proxy_load.py`). Server,
+gateway, the gateway's writer and the clients are processes of their own. Direct and through the gateway take turns, in
+short rounds, and each figure is the median of the rounds' ratios: so what else the machine does meets both. Peers
+(rllm-model-gateway, litellm) are measured in the same rounds where their commands are found.
 
 Bytes a call are those of conversations of ten calls that end at 2,000 prompt ids, as in `capture_store.py`. `--calls`
 holds as many calls, and says what memory the gateway and its writer took on the way.
@@ -131,6 +132,7 @@ class Peer:
     health: str
     path: str
     config: str = ""
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 PEERS = {
@@ -143,6 +145,8 @@ PEERS = {
         "/v1",
         "model_list:\n  - model_name: policy\n    litellm_params:\n      model: openai/policy\n"
         "      api_base: {upstream}\n      api_key: none\n",
+        # It looks for a list of prices on the network, and refuses to start without a key.
+        (("LITELLM_LOCAL_MODEL_COST_MAP", "True"), ("LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY", "true")),
     ),
 }
 
@@ -163,7 +167,8 @@ def peers(upstream: str, folder: Path) -> Iterator[list[Way]]:
             options = [word.format(upstream=upstream, folder=folder) for word in peer.command]
             try:
                 command = [program, "--port", str(port), *options]
-                stack.enter_context(running(command, url + peer.health, folder / f"{name}.log"))
+                log = folder / f"{name}.log"
+                stack.enter_context(running(command, url + peer.health, log, **dict(peer.environment)))
                 way = Way(name, f"{url}{peer.path}/chat/completions")
                 ask(way, 1, 60.0, 10)
                 found.append(way)
@@ -249,7 +254,7 @@ def bytes_a_call(kind: str, folder: Path, conversations: int = 100) -> float:
     folder.mkdir()
     first = {"PROXY_LOAD_FIRST": str(2_000 - 9 * (150 + 25))}
     os.environ.update(first)
-    with mock(folder) as upstream, gateway(kind, upstream, folder) as (way, _):
+    with mock("ready", folder) as upstream, gateway(kind, upstream, folder) as (way, _):
         calls = int(ask(way, 8, 1e6, conversations * 10)["calls"])
         number, size, _ = stored(folder, calls)
     del os.environ["PROXY_LOAD_FIRST"]
@@ -259,11 +264,11 @@ def bytes_a_call(kind: str, folder: Path, conversations: int = 100) -> float:
 
 
 @contextlib.contextmanager
-def mock(folder: Path) -> Iterator[str]:
-    """Run the policy server; gives its base URL."""
+def mock(kind: str, folder: Path) -> Iterator[str]:
+    """Run the policy server, `ready` or `built`; gives its base URL."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/v1"
-    with running([sys.executable, str(LOAD), "serve", str(port)], f"{url}/models", folder / "mock.log"):
+    with running([sys.executable, str(LOAD), "serve", str(port), kind], f"{url}/models", folder / "mock.log"):
         yield url
 
 
@@ -283,12 +288,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--calls", type=int, default=0, help="hold so many calls to see the memory; 0: leave it out")
     parser.add_argument("--gateway", choices=("proxy", "full"), default="proxy", help="the proxy alone, or all of it")
+    parser.add_argument("--mock", choices=("built", "ready"), default="built", help="what its answers are")
     options = parser.parse_args()
     kept: list[tuple[str, bool]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         size = bytes_a_call(options.gateway, folder / "bytes")
-        with mock(folder) as upstream, gateway(options.gateway, upstream, folder) as (way, process):
+        with mock(options.mock, folder) as upstream, gateway(options.gateway, upstream, folder) as (way, process):
             with peers(upstream, folder) as others:
                 ways = [Way("direct", f"{upstream}/chat/completions"), way, *others]
                 before, earlier = processor_seconds(process), sum(way.calls)

@@ -1,12 +1,14 @@
 """The load of the capturing proxy's benchmark: a policy server that answers at once, and clients that ask it.
 
-    python benchmarks/proxy_load.py serve PORT
+    python benchmarks/proxy_load.py serve PORT ready|built
     python benchmarks/proxy_load.py gateway PORT UPSTREAM STORE
     python benchmarks/proxy_load.py ask URL CLIENTS SECONDS FIRST_NUMBER [CALLS]
 
 A conversation has ten calls with a tool result between each two, as an agent's run has. The first prompt has 2,000 ids
 and each later one more; every answer has 150 sampled ids with log-probabilities, all in vLLM's format. What the
-clients send and what the server answers is made beforehand, so that as little as possible of the machine goes to them.
+clients send is made beforehand, so that as little as possible of the machine goes to them. What the server answers is
+made beforehand too (`ready`: no server that computes anything is as quick), or is built for each request by FastAPI,
+as vLLM's own front does (`built`).
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 CALLS = 10
 SAMPLED_IDS, RESULT_IDS = 150, 25
@@ -85,8 +90,8 @@ def requests(kind: int) -> list[tuple[bytes, ...]]:
 
 
 @cache
-def answers(kind: int) -> list[tuple[bytes, ...]]:
-    """Return the bodies of a kind's answers, cut where the conversation's number belongs."""
+def answers(kind: int) -> list[dict[str, Any]]:
+    """Return a kind's answers."""
     generator = random.Random(kind)
     prompt = [generator.randrange(150_000) for _ in range(FIRST_IDS)]
     bodies = []
@@ -101,15 +106,54 @@ def answers(kind: int) -> list[tuple[bytes, ...]]:
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(ids), "total_tokens": len(prompt) + len(ids)}
         body = {"id": f"chatcmpl-{kind}-{turn}-@", "object": "chat.completion", "created": 1, "model": "policy"}
         body |= {"choices": [choice], "usage": usage, "prompt_token_ids": prompt}
-        bodies.append(tuple(json.dumps(body, separators=(",", ":")).encode().split(b"@")))
+        bodies.append(body)
         prompt = [*prompt, *ids, *(generator.randrange(150_000) for _ in range(RESULT_IDS))]
     return bodies
 
 
-async def policy(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer chat completions, as an ASGI app."""
+@cache
+def answer_bytes(kind: int) -> list[tuple[bytes, ...]]:
+    """Return the bodies of a kind's answers, cut where the conversation's number belongs."""
+    return [tuple(json.dumps(body, separators=(",", ":")).encode().split(b"@")) for body in answers(kind)]
+
+
+def asked(body: bytes) -> tuple[str, int, int]:
+    """Return number, kind and turn of the conversation that a request goes on with."""
     import orjson
 
+    messages = orjson.loads(body)["messages"]
+    _, number, _, _, kind, _ = messages[1]["content"].split(" ", 5)
+    return number, int(kind[:-1]), (len(messages) - 2) // 2
+
+
+def built_policy() -> FastAPI:
+    """Return a policy server that builds each answer, as servers of FastAPI do."""
+    from fastapi import FastAPI, Request
+    from fastapi.responses import JSONResponse
+
+    app = FastAPI()
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [{"id": "policy", "object": "model"}]}
+
+    @app.post("/v1/chat/completions")
+    async def complete(request: Request) -> JSONResponse:
+        number, kind, turn = asked(await request.body())
+        answer = answers(kind)[turn]
+        (choice,) = answer["choices"]
+        message = choice["message"]
+        if "tool_calls" in message:
+            calls = [{**call, "id": call["id"].replace("@", number)} for call in message["tool_calls"]]
+            message = {**message, "tool_calls": calls}
+        own = {"id": answer["id"].replace("@", number), "choices": [{**choice, "message": message}]}
+        return JSONResponse({**answer, **own})
+
+    return app
+
+
+async def policy(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer chat completions with what was made beforehand, as an ASGI app."""
     if scope["type"] != "http":
         return
     body = b""
@@ -121,10 +165,8 @@ async def policy(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["method"] == "GET":
         answer = b'{"object":"list","data":[{"id":"policy","object":"model"}]}'
     else:
-        messages = orjson.loads(body)["messages"]
-        _, number, _, _, kind, _ = messages[1]["content"].split(" ", 5)
-        turn = (len(messages) - 2) // 2
-        answer = number.encode().join(answers(int(kind[:-1]))[turn])
+        number, kind, turn = asked(body)
+        answer = number.encode().join(answer_bytes(kind)[turn])
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": answer})
@@ -174,8 +216,8 @@ def main() -> None:
     served: dict[str, Any] = {"log_level": "warning", "access_log": False, "timeout_keep_alive": 60}
     if sys.argv[1] == "serve":
         for kind in range(KINDS):
-            answers(kind)
-        uvicorn.run(policy, port=int(sys.argv[2]), **served)
+            answer_bytes(kind)
+        uvicorn.run(policy if sys.argv[3] == "ready" else built_policy(), port=int(sys.argv[2]), **served)
     elif sys.argv[1] == "gateway":
         from toolorch_serving.gateway.proxy import capturing_proxy_app
 

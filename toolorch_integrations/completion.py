@@ -7,7 +7,6 @@ import json
 import os
 import random
 import time
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,12 +16,13 @@ import httpx
 
 from toolorch_integrations.entry import Endpoint
 from toolorch_integrations.errors import EndpointError
+from toolorch_integrations.per_loop import PerLoop
 from toolorch_integrations.prompt import text_of
 
 _RETRY_STATUS = frozenset({408, 409, 429, 500, 502, 503, 504})
 _LIMITS = httpx.Limits(max_connections=256, max_keepalive_connections=64, keepalive_expiry=4.0)
 
-_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = weakref.WeakKeyDictionary()
+_async_clients = PerLoop[httpx.AsyncClient]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +181,5 @@ os.register_at_fork(after_in_child=_sync_client.cache_clear)  # two processes ca
 
 
 def _async_client() -> httpx.AsyncClient:
-    """Return this event loop's client: connections cannot move between loops."""
-    loop = asyncio.get_running_loop()
-    client = _loops.get(loop)
-    if client is None:
-        client = _loops[loop] = httpx.AsyncClient(limits=_LIMITS)
-    return client
+    """Return this event loop's client."""
+    return _async_clients.here(lambda: httpx.AsyncClient(limits=_LIMITS))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -17,6 +16,7 @@ from urllib.parse import quote
 import httpx
 
 from toolorch_integrations.errors import EndpointError, MissingVariableError, ToolorchError
+from toolorch_integrations.per_loop import PerLoop
 
 Mode = Literal["hybrid", "dense", "lexical"]
 """Which search: by meaning (dense vectors), by words (BM25), or both fused by rank."""
@@ -107,8 +107,7 @@ class RetrievalClient:
         }
         self._attempts = max(1, attempts)
         self._client = httpx.Client(**self._options)
-        self._async_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient]
-        self._async_clients = weakref.WeakKeyDictionary()  # a connection cannot change its event loop
+        self._async_clients = PerLoop[httpx.AsyncClient]()
 
     def search(
         self,
@@ -175,10 +174,7 @@ class RetrievalClient:
         raise AssertionError("the last attempt returns or raises")
 
     async def _asend(self, method: str, path: str, body: Any) -> Any:
-        loop = asyncio.get_running_loop()
-        client = self._async_clients.get(loop)
-        if client is None:
-            client = self._async_clients[loop] = httpx.AsyncClient(**self._options)
+        client = self._async_clients.here(lambda: httpx.AsyncClient(**self._options))
         for attempt in range(1, self._attempts + 1):
             try:
                 response = await client.request(method, path, json=body)

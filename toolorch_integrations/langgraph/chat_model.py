@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, cast
 
 import httpx
 import openai
@@ -31,8 +31,9 @@ from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
 from toolorch_integrations.entry import Price
 from toolorch_integrations.errors import EndpointError
-from toolorch_integrations.langgraph.loop_clients import LoopClients
+from toolorch_integrations.langgraph.loop_clients import client_here
 from toolorch_integrations.overrides import overrides_for
+from toolorch_integrations.per_loop import PerLoop
 from toolorch_integrations.tokens import AsyncTokenTransport, TokenTransport, TokenTurns
 from toolorch_integrations.versions import conversation_header
 
@@ -70,7 +71,7 @@ class ChatPolicy(BaseChatOpenAI):
     logprobs_mode: Literal["processed_logprobs", "raw_logprobs", ""] = "processed_logprobs"
     tokens: bool | TokenTurns = Field(default=False, exclude=True)
 
-    _clients: LoopClients = PrivateAttr(default_factory=LoopClients)
+    _clients: PerLoop[openai.AsyncOpenAI] = PrivateAttr(default_factory=PerLoop)
 
     @model_validator(mode="before")
     @classmethod
@@ -112,23 +113,20 @@ class ChatPolicy(BaseChatOpenAI):
     ) -> ChatResult:
         payload = self._get_request_payload(messages, stop=stop, **kwargs)
         with _langchain_errors():
-            response = await self._in_loop().root_async_client.post(
-                "/chat/completions", cast_to=httpx.Response, **_request(payload)
-            )
+            response = await self._client_here().post("/chat/completions", cast_to=httpx.Response, **_request(payload))
         return self._create_chat_result(self._decode(response))
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        async for chunk in super(ChatPolicy, self._in_loop())._astream(*args, **kwargs):
+        model, client = self, self._client_here()
+        if client is not self.root_async_client:  # LangChain's own code streams, from the client that the model holds
+            model = self.model_copy(update={"root_async_client": client, "async_client": client.chat.completions})
+        async for chunk in super(ChatPolicy, model)._astream(*args, **kwargs):
             yield chunk
 
-    def _in_loop(self) -> Self:
-        """Return this model with a client for the running event loop; a client of the app's own is left as it is."""
-        if self.http_async_client is not None:
-            return self
-        client = self._clients.here(self.root_async_client)
-        if client is self.root_async_client:
-            return self
-        return self.model_copy(update={"root_async_client": client, "async_client": client.chat.completions})
+    def _client_here(self) -> openai.AsyncOpenAI:
+        """Return the client for the running event loop; one of the app's own serves all loops."""
+        shared: openai.AsyncOpenAI = self.root_async_client
+        return shared if self.http_async_client is not None else client_here(shared, self._clients)
 
     def _decode(self, response: httpx.Response) -> dict[str, Any]:
         """Read a response as plain data: a pydantic object for each token would cost more than the call itself."""

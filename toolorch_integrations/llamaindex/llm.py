@@ -7,8 +7,6 @@ it throws away, and adds a temperature, a tool choice and keys to tool schemas t
 
 from __future__ import annotations
 
-import asyncio
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -25,6 +23,7 @@ from toolorch_integrations.errors import EndpointError
 from toolorch_integrations.llamaindex.completion import StreamedReply, response_of
 from toolorch_integrations.llamaindex.messages import to_openai
 from toolorch_integrations.overrides import overrides_for
+from toolorch_integrations.per_loop import PerLoop
 from toolorch_integrations.tokens import AsyncTokenTransport, TokenTransport, TokenTurns
 from toolorch_integrations.versions import conversation_header
 
@@ -72,9 +71,7 @@ class PolicyLLM(OpenAILike):  # type: ignore[misc]
     tokens: bool = False
 
     _turns: TokenTurns | None = PrivateAttr(default=None)
-    _aclients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, openai.AsyncOpenAI] = PrivateAttr(
-        default_factory=weakref.WeakKeyDictionary
-    )
+    _aclients: PerLoop[openai.AsyncOpenAI] = PrivateAttr(default_factory=PerLoop)
 
     def __init__(
         self,
@@ -152,14 +149,14 @@ class PolicyLLM(OpenAILike):  # type: ignore[misc]
         if self._aclient is not None or self._async_http_client is not None or not self.reuse_client:
             own: openai.AsyncOpenAI = super()._get_aclient()
             return own
-        loop = asyncio.get_running_loop()
-        if loop not in self._aclients:
-            credentials = self._get_credential_kwargs(is_async=True)
-            # The client's own would close its connections when it is collected, on a loop that is not theirs.
-            transport = None if self._turns is None else AsyncTokenTransport(self._turns)
-            credentials["http_client"] = openai.DefaultAsyncHttpxClient(timeout=self.timeout, transport=transport)
-            self._aclients[loop] = openai.AsyncOpenAI(**credentials)
-        return self._aclients[loop]
+        return self._aclients.here(self._new_aclient)
+
+    def _new_aclient(self) -> openai.AsyncOpenAI:
+        credentials = self._get_credential_kwargs(is_async=True)
+        # The client's own would close its connections when it is collected, on a loop that is not theirs.
+        transport = None if self._turns is None else AsyncTokenTransport(self._turns)
+        credentials["http_client"] = openai.DefaultAsyncHttpxClient(timeout=self.timeout, transport=transport)
+        return openai.AsyncOpenAI(**credentials)
 
     def _get_credential_kwargs(self, is_async: bool = False) -> dict[str, Any]:
         credentials: dict[str, Any] = super()._get_credential_kwargs(is_async)

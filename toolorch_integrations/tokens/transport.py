@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import httpx
 
+from toolorch_integrations.per_loop import PerLoop
 from toolorch_integrations.steps import adrive, drive
 from toolorch_integrations.tokens.reply import DERENDER, GENERATE, RENDER, Ask
 from toolorch_integrations.tokens.turn import RefusedError, TokenTurns
@@ -85,9 +85,7 @@ class AsyncTokenTransport(httpx.AsyncBaseTransport):
     def __init__(self, turns: TokenTurns | None = None, inner: httpx.AsyncBaseTransport | None = None) -> None:
         self.turns = turns if turns is not None else TokenTurns()
         self._given = inner
-        self._inner: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncBaseTransport] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._inner = PerLoop[httpx.AsyncBaseTransport]()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Answer a request."""
@@ -118,14 +116,11 @@ class AsyncTokenTransport(httpx.AsyncBaseTransport):
     def _transport(self) -> httpx.AsyncBaseTransport:
         if self._given is not None:
             return self._given
-        loop = asyncio.get_running_loop()
-        if loop not in self._inner:
-            self._inner[loop] = httpx.AsyncHTTPTransport(limits=_LIMITS)
-        return self._inner[loop]
+        return self._inner.here(lambda: httpx.AsyncHTTPTransport(limits=_LIMITS))
 
     async def aclose(self) -> None:
         """Close this event loop's connections."""
-        inner = self._given or self._inner.pop(asyncio.get_running_loop(), None)
+        inner = self._given or self._inner.pop()
         if inner is not None:
             await inner.aclose()
 

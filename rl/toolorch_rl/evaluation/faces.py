@@ -6,9 +6,7 @@ destructive calls. The frameworks are imported by those who run a task through t
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-import weakref
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import httpx
 
 from toolorch_integrations.entry import Endpoint, Specialist
+from toolorch_integrations.per_loop import PerLoop
 from toolorch_integrations.view import CatalogFilter
 from toolorch_rl.evaluation.errors import EvaluationError
 from toolorch_rl.evaluation.policy_at import PolicyAt
@@ -103,22 +102,20 @@ class LangGraphFace(_Face):
 
     rendering: Rendering = "chat"
 
-    _policies: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ChatPolicy] = field(
-        default_factory=weakref.WeakKeyDictionary, compare=False, repr=False
-    )
+    _policies: PerLoop[ChatPolicy] = field(default_factory=PerLoop, compare=False, repr=False)
 
     def chat_policy(self) -> ChatPolicy:
         """Return the policy's chat model: one for all runs on an event loop, so that they share its connections."""
+        return self._policies.here(self._new_chat_policy)
+
+    def _new_chat_policy(self) -> ChatPolicy:
         from toolorch_integrations.langgraph import ChatPolicy
 
-        loop = asyncio.get_running_loop()
-        if loop not in self._policies:
-            fields = self.policy.fields()
-            # Given as a number, langchain-openai takes clients that it keeps for the process, with connections of
-            # loops that have ended, and each of those costs a call that is made twice.
-            fields["timeout"] = httpx.Timeout(fields["timeout"])
-            self._policies[loop] = ChatPolicy(base_url=self.policy.endpoint.url, **fields)
-        return self._policies[loop]
+        fields = self.policy.fields()
+        # Given as a number, langchain-openai takes clients that it keeps for the process, with connections of loops
+        # that have ended, and each of those costs a call that is made twice.
+        fields["timeout"] = httpx.Timeout(fields["timeout"])
+        return ChatPolicy(base_url=self.policy.endpoint.url, **fields)
 
     def check(self, task: AnyTask) -> None:
         """See `Face.check`."""
