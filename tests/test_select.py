@@ -34,15 +34,12 @@ from toolorch_integrations.select import (
     DOCUMENT_CHARACTERS,
     Context,
     Tokens,
-    answer_in,
     choices_of,
-    code_in,
-    documents_in,
     function_schema,
     offered,
-    query_in,
     step_messages,
 )
+from toolorch_integrations.select_replies import answer_in, code_in, documents_in, query_in
 from toolorch_integrations.select_run import published_catalog
 from toolorch_integrations.store import TraceStore
 from toolorch_integrations.testing import Reply, Request, ScriptedPolicy

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from toolorch_integrations import CallStatus, CatalogError, Endpoint, MissingVariableError, Specialist
-from toolorch_integrations.select import documents_in
+from toolorch_integrations.select_replies import documents_in
 from toolorch_integrations.testing import Reply, ScriptedPolicy
 from toolorch_serving.sandbox import Limits, Reason, Sandbox, SandboxError, SandboxResult, SandboxUnavailableError
 from toolorch_serving.tools import (

@@ -48,7 +48,7 @@ def specialist_messages(
         A system message where the specialist has one, the earlier exchange of the conversation as plain text
         messages, and a user message with the task and the results of this request's calls.
     """
-    start = _request_index(conversation)
+    start = request_index(conversation)
     request = text_of(conversation[start]) if conversation else ""
     messages: list[dict[str, Any]] = []
     if specialist.system_prompt:
@@ -83,7 +83,7 @@ def results_of(conversation: Sequence[Message]) -> list[tuple[str, str]]:
 
 def request_of(conversation: Sequence[Message]) -> str:
     """Return the text of the newest user message: the request that a run works on."""
-    return text_of(conversation[_request_index(conversation)]) if conversation else ""
+    return text_of(conversation[request_index(conversation)]) if conversation else ""
 
 
 def text_of(message: Message) -> str:
@@ -107,7 +107,8 @@ def most_tokens(conversation: Sequence[Message]) -> int:
     return sum(len(text.encode("utf-8", "replace")) + 100 for text in texts)
 
 
-def _request_index(conversation: Sequence[Message]) -> int:
+def request_index(conversation: Sequence[Message]) -> int:
+    """Return where the newest user message stands, the orchestrator's own left out; 0 where there is none."""
     for index in range(len(conversation) - 1, -1, -1):
         if conversation[index]["role"] == "user" and conversation[index].get("name") != OBSERVER:
             return index

@@ -16,9 +16,9 @@ from toolorch_integrations.langgraph.confirmation import ConfirmationMiddleware
 from toolorch_integrations.langgraph.middleware import OrchestratorMiddleware
 from toolorch_integrations.langgraph.orchestrator import as_node, create_orchestrator
 from toolorch_integrations.langgraph.retriever import Retriever
-from toolorch_integrations.langgraph.select import SelectTools
 from toolorch_integrations.langgraph.specialists import SpecialistTool, as_specialist
 from toolorch_integrations.langgraph.state import OrchestratorContext, OrchestratorState, ledger_of
+from toolorch_integrations.select_functions import SelectTools
 
 __all__ = [
     "CaptureHandler",

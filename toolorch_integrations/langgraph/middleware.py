@@ -23,7 +23,6 @@ from toolorch_integrations.langgraph.capture import reporter_of
 from toolorch_integrations.langgraph.messages import conversation_of
 from toolorch_integrations.langgraph.model_step import AskSpecialist, ModelStep
 from toolorch_integrations.langgraph.rendering import ChatRendering, Rendering, tool_entry
-from toolorch_integrations.langgraph.select import SelectTools
 from toolorch_integrations.langgraph.select_rendering import SelectRendering
 from toolorch_integrations.langgraph.specialists import SpecialistTool
 from toolorch_integrations.langgraph.state import OrchestratorState, RunState, new_run
@@ -32,6 +31,7 @@ from toolorch_integrations.ledger import Call, Ledger
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.prompt import request_of
 from toolorch_integrations.run import Run, RunOptions, Runs
+from toolorch_integrations.select_functions import SelectTools, check_rendering
 from toolorch_integrations.steps import adrive, awithin, drive, within
 from toolorch_integrations.view import CatalogFilter
 
@@ -244,10 +244,9 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
 def _rendering(
     name: str, select: SelectTools | None, specialists: list[SpecialistTool], catalog: Catalog, tool_timeout: float
 ) -> Rendering:
+    check_rendering(name, select)
     if name == "select":
         return SelectRendering(select or SelectTools(), specialists, catalog, tool_timeout)
-    if name != "chat" or select is not None:
-        raise CatalogError(f'rendering is {name!r}: it is "chat" or "select", and `select` goes with "select" only.')
     return ChatRendering(specialists)
 
 

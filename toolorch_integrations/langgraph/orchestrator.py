@@ -20,11 +20,11 @@ from toolorch_integrations.entry import AnyEntry, Price, Specialist
 from toolorch_integrations.errors import CatalogError, EmptyMessagesError
 from toolorch_integrations.langgraph.confirmation import ConfirmationMiddleware
 from toolorch_integrations.langgraph.middleware import OrchestratorMiddleware
-from toolorch_integrations.langgraph.select import SelectTools
 from toolorch_integrations.langgraph.specialists import SpecialistTool
 from toolorch_integrations.langgraph.state import OrchestratorContext
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.safety import is_destructive
+from toolorch_integrations.select_functions import SelectTools
 from toolorch_integrations.view import CatalogFilter
 
 

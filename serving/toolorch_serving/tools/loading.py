@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from toolorch_integrations.catalog import Catalog
 from toolorch_integrations.entry import AnyEntry, Specialist
-from toolorch_integrations.select import FUNCTIONS, REASON, SEARCH
+from toolorch_integrations.select import FUNCTIONS, REASON, SEARCH, Tokens
+from toolorch_integrations.select_functions import SelectTools
 from toolorch_serving.tools import code_interpreter, fetch_page, local_search, search
 from toolorch_serving.tools.definitions import Definitions, ToolDefinition, load_function, read_definitions
 from toolorch_serving.tools.errors import DefinitionError
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
     from llama_index.core.tools import FunctionTool
 
-    from toolorch_integrations.langgraph.select import SelectTools
-    from toolorch_integrations.select import Tokens
     from toolorch_serving.sandbox import Sandbox
 
 BUILT_IN = (code_interpreter.NAME, search.NAME, fetch_page.NAME, local_search.NAME)
@@ -63,9 +62,6 @@ class LoadedTools:
 
     def select(self, tokens: Tokens | None = None) -> SelectTools:
         """Return search and interpreter for `create_orchestrator(rendering="select", select=...)`, without `tools`."""
-        from toolorch_integrations.langgraph.select import SelectTools
-        from toolorch_integrations.select import Tokens
-
         return SelectTools(
             search=self.searching.langchain() if self.searching else None,
             interpreter=self.interpreting.langchain() if self.interpreting else None,
