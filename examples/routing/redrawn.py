@@ -31,18 +31,30 @@ EVERYTHING = "Good at everything."
 ABLE, UNABLE = 0.98, 0.02
 """How probable a right answer is in what a specialist's description names, and in everything else."""
 
-NAMES = (
-    "acorn", "amber", "aspen", "badger", "basil", "beacon", "beaver", "breeze", "bronze", "cactus", "canyon", "castle",
-    "cobalt", "comet", "copper", "coral", "cotton", "crane", "crystal", "daisy", "delta", "desert", "dragon", "eagle",
-    "ebony", "echo", "falcon", "feather", "fern", "finch", "fossil", "galaxy", "garnet", "glacier", "granite", "heron",
-    "hickory", "indigo", "iris", "ivory", "jasper", "juniper", "kestrel", "lagoon", "lantern", "laurel", "lemon",
-    "lily", "linen", "lotus", "magnet", "maple", "marble", "meteor", "mint", "nectar", "nova", "oak", "ocean", "olive",
-    "onyx", "opal", "orbit", "orchid", "otter", "panda", "pearl", "pebble", "pine", "pixel", "prism", "quail", "raven",
-    "reef", "river", "robin", "ruby", "saffron", "sage", "sapphire", "scarlet", "shadow", "spruce", "sparrow", "summit",
-    "thistle", "thunder", "tiger", "topaz", "tulip", "tundra", "velvet", "violet", "walnut", "willow", "zephyr",
+_FIRST = (
+    "amber", "azure", "bold", "brave", "brisk", "calm", "clear", "clever", "coral", "crisp", "dusty", "eager", "early",
+    "fair", "fancy", "frosty", "gentle", "golden", "grand", "happy", "hidden", "honest", "humble", "ivory", "jolly",
+    "keen", "late", "light", "lively", "lucky", "mellow", "mighty", "misty", "noble", "plain", "proud", "quick",
+    "quiet", "rapid", "royal", "silent", "smart", "solid", "steady", "sunny", "swift", "warm", "wise",
 )  # fmt: skip
-UNSEEN = frozenset(NAMES[::4])
-"""Names that only the test shows."""
+_SECOND = (
+    "acorn", "badger", "basil", "beacon", "breeze", "cactus", "canyon", "castle", "comet", "crane", "daisy", "dragon",
+    "eagle", "falcon", "feather", "fern", "finch", "galaxy", "glacier", "heron", "iris", "juniper", "kestrel",
+    "lagoon", "lantern", "laurel", "lotus", "maple", "meteor", "nectar", "nova", "ocean", "orbit", "otter", "pebble",
+    "pine", "prism", "quail", "raven", "reef", "robin", "sage", "sparrow", "summit", "tiger", "tulip", "willow",
+    "zephyr",
+)  # fmt: skip
+
+
+def names(unseen: bool) -> list[str]:
+    """Return the names that training, or only the test, shows: every fourth combination is kept for that."""
+    return [
+        f"{first}-{second}"
+        for row, first in enumerate(_FIRST)
+        for column, second in enumerate(_SECOND)
+        if ((row + column) % 4 == 0) == unseen
+    ]
+
 
 _PRICES = tuple(number / 10 for number in range(1, 100)) + tuple(float(number) for number in range(10, 21))
 """Dollars per million input tokens; output tokens cost four times as much."""
@@ -64,13 +76,22 @@ def team(draw: random.Random, unseen: bool = False) -> Team:
         unseen: Draw names and prices that training never shows.
     """
     strong, size = draw.choice((1, 1, 2)), draw.randint(3, 5)
-    names = draw.sample([name for name in NAMES if (name in UNSEEN) == unseen], strong + size)
-    made = [_specialist(draw, names.pop(), tuple(SKILLS), prices(_DEAR, 20, unseen)) for _ in range(strong)]
-    for name in names:
+    called = _apart(draw, names(unseen), strong + size)
+    made = [_specialist(draw, called.pop(), tuple(SKILLS), prices(_DEAR, 20, unseen)) for _ in range(strong)]
+    for name in called:
         skills = draw.sample(list(SKILLS), draw.randint(1, 4))
         made.append(_specialist(draw, name, skills, prices(0.1, _CHEAP, unseen)))
     draw.shuffle(made)
     return Team(tuple(made))
+
+
+def _apart(draw: random.Random, among: Sequence[str], count: int) -> list[str]:
+    """Return names of which no two begin alike: who reads them need not look twice."""
+    found: dict[str, str] = {}
+    while len(found) < count:
+        name = draw.choice(among)
+        found.setdefault(name.partition("-")[0], name)
+    return list(found.values())
 
 
 def _specialist(draw: random.Random, name: str, skills: Sequence[str], priced: Sequence[float]) -> SimulatedSpecialist:

@@ -2,9 +2,9 @@
 
     python -m examples.routing.redrawn_policy --out .toolorch/routing/reader
 
-Before it calls, it writes down the kind of the request, what the caller cares about, and of each specialist whether the
-description names that kind, and which step of price and seconds it stands on. Which of them is then the one to call it
-has to learn by experience: its supervised runs call one at random.
+Before it calls, it writes down the kind of the request, what the caller cares about, and of each specialist what it is
+good at, whether that is what the request needs, and which step of price and seconds it stands on. Which of them is then
+the one to call it has to learn by experience: its supervised runs call one at random.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from examples.routing.base_policy import called, chat_prompt
-from examples.routing.redrawn import EVERYTHING, NAMES, SKILLS, team
+from examples.routing.redrawn import EVERYTHING, SKILLS, names, team
 from examples.routing.requests import KINDS, SETTINGS, RoutingTask, tasks
 from toolorch_rl.recipe.drills import copying_drill
 from toolorch_rl.recipe.model import small_model
@@ -38,12 +38,12 @@ _LEAST_PRICE, _LEAST_SECONDS = 0.1, 0.5
 
 def verdict(task: RoutingTask, specialist: SimulatedSpecialist) -> str:
     """Return what the policy writes down of a specialist: the name at both ends, so that each step is a local one."""
-    kinds = specialist.description.removeprefix("Good at ").removesuffix(".").split(", ")
-    able = specialist.description == EVERYTHING or task.kind in kinds
+    good = specialist.description.removeprefix("Good at ").removesuffix(".")
+    able = specialist.description == EVERYTHING or task.kind in good.split(", ")
     price = _step(specialist.price.input / _LEAST_PRICE)
     seconds = _step((specialist.latency or 0) / _LEAST_SECONDS)
     said = "able" if able else "weak"
-    return f'"{specialist.name}" {said} ${price} {seconds}s "{specialist.name}"'
+    return f'"{specialist.name}" {good}: {said} ${price} {seconds}s "{specialist.name}"'
 
 
 def _step(times: float) -> str:
@@ -62,7 +62,8 @@ def reply(task: RoutingTask, draw: random.Random) -> dict[str, Any]:
     """Return a message that says of each specialist what its description says, and calls one of them by chance."""
     made = called(task, draw.choice(task.team.specialists).name, {"final": True})
     read = "; ".join(verdict(task, specialist) for specialist in task.team.specialists)
-    return {**made, "content": f"{made['content']}; {read}"}
+    # "needs" puts a space before the kind, so that it is the same token as in the descriptions.
+    return {**made, "content": f"needs {made['content']}; {read}"}
 
 
 def make(
@@ -137,7 +138,7 @@ def _texts(seed: int) -> Iterator[str]:
             function = said["tool_calls"][0]["function"]
             call = f'{{"name": "{function["name"]}", "arguments": {function["arguments"]}}}'
             yield f"user\n{task.request}\nassistant\n{said['content']}\n<tool_call>\n{call}\n"
-    yield from (json.dumps({"name": name}) + f"\n{name}(task, final)\n" for name in NAMES * 20)
+    yield from (json.dumps({"name": name}) + f"\n{name}(task, final)\n" for name in (*names(False), *names(True)))
     yield from (f'"{kind}" Good at {kind}, {kind}.' for kind in (*KINDS, *SKILLS))
 
 

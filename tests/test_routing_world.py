@@ -1,0 +1,156 @@
+"""The world of `benchmarks/routing_redrawn.py`: a team of specialists for each request."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from benchmarks.routing_report import dominated, summed_up
+from examples.routing.app import routing_app
+from examples.routing.measure import Worth, baselines, best_rewards, rewards, worth
+from examples.routing.redrawn import EVERYTHING, SKILLS, names, prices, redrawn_tasks, team
+from examples.routing.redrawn_policy import reply, verdict
+from examples.routing.requests import RoutingTask
+from tests.doubles import chat_policy
+from toolorch_integrations.testing import Reply, ScriptedPolicy
+from toolorch_rl.evaluation.arms import HEADROOM, named
+from toolorch_rl.metrics.estimates import Estimate
+from toolorch_serving.simulated.specialists import SimulatedSpecialist
+
+
+@pytest.fixture(scope="module")
+def held_out() -> list[RoutingTask]:
+    return redrawn_tasks(160, "held out", unseen=True)
+
+
+def seen(tasks: list[RoutingTask]) -> tuple[set[str], set[float]]:
+    """Return names and prices of all specialists of some tasks."""
+    specialists = [one for task in tasks for one in task.team.specialists]
+    return {one.name for one in specialists}, {one.price.input for one in specialists}
+
+
+def test_the_test_shows_names_and_prices_that_training_does_not(held_out: list[RoutingTask]):
+    called, shown = seen(redrawn_tasks(160, "capture 0"))
+    new_names, new_prices = seen(held_out)
+    assert not called & new_names
+    assert not shown & new_prices
+    assert called <= set(names(False))
+    assert new_names <= set(names(True))
+    assert shown <= set(prices(0.1, 20, False))
+    assert new_prices <= set(prices(0.1, 20, True))
+
+
+def test_the_same_seed_draws_the_same_teams():
+    one, other = (redrawn_tasks(20, "a") for _ in range(2))
+    assert [task.team.specialists for task in one] == [task.team.specialists for task in other]
+    assert seen(redrawn_tasks(20, "b")) != seen(one)
+
+
+def test_somebody_in_each_team_is_good_at_each_kind():
+    for number in range(50):
+        made = team(random.Random(number))
+        strong = [one for one in made.specialists if one.description == EVERYTHING]
+        assert all(set(one.skill) == set(SKILLS) for one in strong)
+        assert 1 <= len(strong) <= 2
+        assert len({one.name.partition("-")[0] for one in made.specialists}) == len(made.specialists) >= 4
+        assert min(one.price.input for one in strong) > max(
+            one.price.input for one in made.specialists if one not in strong
+        )
+
+
+def test_savings_are_possible_and_the_baselines_are_of_each_tasks_own_team(held_out: list[RoutingTask]):
+    arms = baselines(held_out)
+    strongest, oracle = named(arms, "always-strongest"), named(arms, "oracle")
+    figures = worth(oracle, strongest, held_out)
+    assert figures.dollar_share.value is not None
+    assert figures.dollar_share.value <= HEADROOM
+    for task, run in zip(held_out, strongest.runs, strict=True):
+        price = {one.name: one.price.input for one in task.team.specialists}
+        (asked,) = run.calls
+        assert price[asked] == max(price.values())
+
+
+def test_a_run_is_measured_beside_its_own_team(held_out: list[RoutingTask]):
+    arms = baselines(held_out)
+    best = best_rewards(held_out)
+    oracle = rewards(named(arms, "oracle"), held_out)
+    assert len(best) == len(oracle) == len(held_out)
+    assert oracle.mean() > rewards(named(arms, "random"), held_out).mean()
+    # The oracle takes the cheapest that is right; where only quality and a little cost count, none does better.
+    assert oracle.mean() > 0.97 * best.mean()
+
+
+async def test_a_policy_is_shown_the_tasks_team_and_asks_one_of_it():
+    tasks = redrawn_tasks(2, "shown")
+
+    def first(request: Mapping[str, Any]) -> Reply:
+        return Reply("", [(request["tools"][0]["function"]["name"], {"final": True})])
+
+    with ScriptedPolicy(first) as server:
+        app = routing_app(chat_policy(server))
+        answers = [await app(task) for task in tasks]
+        shown = [[tool["function"]["name"] for tool in request["tools"]] for request in server.requests]
+    assert shown == [[one.name for one in task.team.specialists] for task in tasks]
+    assert answers == [task.team.specialists[0].answer(task.request) for task in tasks]
+
+
+def test_what_the_reader_writes_down_says_who_is_able_and_on_which_step_price_and_seconds_stand():
+    task = next(task for task in redrawn_tasks(40, "read") if task.kind == "arithmetic")
+    for specialist in task.team.specialists:
+        said = verdict(task, specialist)
+        assert said.count(specialist.name) == 2
+        assert ("able" in said) == ("arithmetic" in specialist.skill)
+    assert steps(task, 0.1, 0.5) == ("$a", "as")
+    assert steps(task, 0.2, 1.0) == ("$c", "cs")
+    assert steps(task, 20.0, 9.5) == ("$p", "is")
+
+
+def steps(task: RoutingTask, price: float, seconds: float) -> tuple[str, str]:
+    from toolorch_integrations.entry import Price
+
+    one = SimulatedSpecialist("one", "Good at text.", Price(input=price, output=4 * price), seconds)
+    *_, price_step, seconds_step, _ = verdict(task, one).split(" ")
+    return price_step, seconds_step
+
+
+def test_the_readers_choice_says_nothing_about_who_is_good():
+    (task,) = redrawn_tasks(1, "choice")
+    draw = random.Random(0)
+    chosen = [reply(task, draw)["tool_calls"][0]["function"]["name"] for _ in range(400)]
+    counts = [chosen.count(one.name) for one in task.team.specialists]
+    assert min(counts) > 0.5 * 400 / len(counts)
+
+
+# --- the report ---
+
+
+def a_worth(name: str, solved: float, dollars: float, seconds: float) -> Worth:
+    one = Estimate(1.0, 1.0, 1.0, 1)
+    return Worth(name, Estimate(solved, 0.0, 1.0, 1), dollars, one, seconds, 0.0, one)
+
+
+def test_a_point_is_dominated_by_what_is_nowhere_worse_and_somewhere_better():
+    point = a_worth("point", 0.9, 1.0, 1.0)
+    cheaper, worse = a_worth("cheaper", 0.9, 0.5, 1.0), a_worth("worse", 0.8, 0.1, 0.1)
+    assert dominated(point, [a_worth("same", 0.9, 1.0, 1.0), worse]) == []
+    assert dominated(point, [worse, cheaper]) == ["cheaper"]
+
+
+def test_seeds_are_summed_up_with_an_interval(tmp_path: Any):
+    assert summed_up(tmp_path, 1.0) == ["there are no results"]
+    for seed, value in enumerate((0.8, 0.9, 1.0)):
+        figures = {"careful": {key: {"value": value} for key in ("solved", "dollar_share", "reward_share")}}
+        (tmp_path / f"seed-{seed}").mkdir()
+        result = {
+            "arms": dict.fromkeys(("base", "replay", "learnt"), figures),
+            "curve": [{"seconds": 60.0, "solved": value, "dollars": 0.1}],
+        }
+        (tmp_path / f"seed-{seed}" / "result.json").write_text(json.dumps(result))
+    lines = summed_up(tmp_path, 1.0)
+    # Student's t for two degrees of freedom: 4.303 standard errors of 0.1 / sqrt(3).
+    assert lines[1] == "  base, solved: 0.900 [0.652, 1.148] (0.800, 0.900, 1.000)"
+    assert (tmp_path / "curve.png").exists()
