@@ -6,9 +6,9 @@ FAST := not vllm and not postgres and not slow and not browser and not sandbox
 # Files whose many tests, or whose models, take longer together than a quick check may.
 LONGER := embedded_engine standard_langchain parity synthesis environments recipe shop simulated readme capture \
 	llamaindex_agent llamaindex_capture llamaindex_confirmation select verifiers recorder rewards completion metrics \
-	demo estimate evaluation fan_out loop_end_to_end online packing promotion promotion_live rollouts rows \
-	synthesis_by_model tasks_policy tokens_in_out training_faults training_gradient training_material \
-	training_methods trl_contract weights langgraph_server llamaindex_example \
+	demo estimate evaluation fan_out loop_end_to_end online packing promotion promotion_cli promotion_faults \
+	promotion_live served_adapters rollouts rows synthesis_by_model tasks_policy tokens_in_out training_faults \
+	training_gradient training_material training_methods trl_contract weights langgraph_server llamaindex_example \
 	spool store_shared migrations detached proxy proxy_exactness served_replicas tools retrieval retrieval_service \
 	retrieval_frameworks gateway gateway_chat gateway_faults gateway_kill gateway_openapi gateway_orchestrators \
 	gateway_runs gateway_traces gateway_versions gateway_whole gateway_limits deploy held_out store chat_policy

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,6 @@ def add(a: int, b: int) -> int:
 def delete_project(name: str) -> str:
     """Delete a project."""
     return f"{name} is gone"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[TraceStore]:
-    with TraceStore.open(f"sqlite:///{tmp_path / 'traces.db'}") as opened:
-        yield opened
 
 
 def traces(store: TraceStore) -> list[Trace]:

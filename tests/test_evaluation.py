@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,6 @@ def tasks() -> list[Task]:
     special = [*asking, *refusing]
     others = [task for task in made if task not in special and task.specialists]
     return [*special, *others[: 16 - len(special)]]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[TraceStore]:
-    """A store of its own."""
-    with TraceStore.open(f"sqlite:///{tmp_path}/traces.db") as opened:
-        yield opened
 
 
 def golden(tasks: list[Task]) -> Callable[[Request], Reply | str]:
