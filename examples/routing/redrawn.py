@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 from examples.routing.requests import RoutingTask, tasks
 from examples.routing.specialists import QUESTIONS, Team
@@ -46,14 +47,15 @@ _SECOND = (
 )  # fmt: skip
 
 
-def names(unseen: bool) -> list[str]:
+@cache
+def names(unseen: bool) -> tuple[str, ...]:
     """Return the names that training, or only the test, shows: every fourth combination is kept for that."""
-    return [
+    return tuple(
         f"{first}-{second}"
         for row, first in enumerate(_FIRST)
         for column, second in enumerate(_SECOND)
         if ((row + column) % 4 == 0) == unseen
-    ]
+    )
 
 
 _PRICES = tuple(number / 10 for number in range(1, 100)) + tuple(float(number) for number in range(10, 21))

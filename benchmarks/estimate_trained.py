@@ -1,0 +1,135 @@
+"""How often the estimate's 95 % interval holds what a really trained policy then earns.
+
+    python -m benchmarks.routing_redrawn --engine embedded --base FOLDER --seeds 0 1 2
+    python -m benchmarks.estimate_trained [--parts 4] [--fresh 1600]
+
+It goes by what the first command has left: of each seed the randomly routed runs, and the policies that `replay` and
+the online rounds made of them. Each policy is estimated from parts of the other seeds' runs, which it was not trained
+on and which the same policy has made (`--base`). What it earns is seen on fresh requests, sampled as the captured ones
+were, never greedily. A trial is one policy, one part and one metric: whether its interval holds what was seen, and
+whether the verdict on the change from the captured runs was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.routing_redrawn import WORLD
+from benchmarks.routing_rounds import MIX, served
+from examples.routing.app import verify
+from toolorch_integrations.trace import Trace
+from toolorch_rl.estimate import MetricEstimate
+from toolorch_rl.estimate.policy import ScoredPolicy
+from toolorch_rl.estimate.traces import estimate_traces
+from toolorch_rl.rewards import features_of
+from toolorch_rl.rollouts import PolicyServer, RolloutSettings, rollouts
+from toolorch_rl.training.corpus import read_traces
+from toolorch_rl.training.settings import TrainSettings
+
+METRICS = ("solved", "dollars")
+"""What is seen of a run whatever runs it is compared with, and whatever else the machine does."""
+GROUP = "task"
+BAR = 0.9
+
+
+@dataclass
+class Count:
+    """Trials of one metric, and what came of them."""
+
+    trials: int = 0
+    unsaid: int = 0
+    held: int = 0
+    wrong: int = 0
+
+    def add(self, found: MetricEstimate, truth: float) -> None:
+        """Hold an estimate against what was seen."""
+        self.trials += 1
+        if found.estimate is None or found.logged is None:
+            self.unsaid += 1
+            return
+        self.held += found.estimate.low <= truth <= found.estimate.high
+        better = (truth > found.logged) == found.higher_is_better
+        self.wrong += found.verdict == ("worse" if better else "better")
+
+
+def parts_of(traces: Sequence[Trace], parts: int) -> list[list[Trace]]:
+    """Return runs in parts; all runs of a task are in the same one."""
+    tasks = {task: place for place, task in enumerate(sorted({str(trace.metadata[GROUP]) for trace in traces}))}
+    found: list[list[Trace]] = [[] for _ in range(parts)]
+    for trace in traces:
+        found[tasks[str(trace.metadata[GROUP])] % parts].append(trace)
+    return found
+
+
+def seen(folder: Path, count: int, at_once: int) -> dict[str, float]:
+    """Return what a policy earns on fresh requests, sampled as captured runs are."""
+    settings = RolloutSettings(repetitions=1, at_once=at_once, seconds=120)
+    tasks = WORLD.training(count, "estimate", MIX)
+    with served(folder, "embedded") as server:
+        groups = rollouts(WORLD.app(server), tasks, verify, settings, server=PolicyServer(server))
+    runs = [features_of(run.trace, run.verdict) for group in groups for run in group.runs]
+    return {
+        "solved": float(np.mean([run.solved for run in runs])),
+        "dollars": float(np.mean([run.dollars or 0.0 for run in runs])),
+    }
+
+
+def main() -> None:
+    """Estimate, look, count, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path(".toolorch/redrawn"))
+    parser.add_argument("--parts", type=int, default=4, help="of each seed's captured runs")
+    parser.add_argument("--fresh", type=int, default=1_600, help="fresh requests that show what a policy earns")
+    parser.add_argument("--at-once", type=int, default=48)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    console = Console(soft_wrap=True, highlight=False)
+    seeds = sorted(given.work.glob("seed-*"))
+    if len(seeds) < 2:
+        raise SystemExit(
+            f"{given.work} has the runs of {len(seeds)} seeds: run benchmarks.routing_redrawn with two or more"
+        )
+    logs = {seed.name: f"sqlite:///{seed / 'random.db'}" for seed in seeds}
+    counts = {name: Count() for name in METRICS}
+    table = Table("policy", "metric", "seen", "estimated from each part", title="estimates of trained policies")
+    for seed in seeds:
+        for folder in (seed / "replay", seed / "online"):
+            if not folder.exists():
+                continue
+            truth = seen(folder, given.fresh, given.at_once)
+            scored = ScoredPolicy(folder)
+            said: dict[str, list[str]] = {name: [] for name in METRICS}
+            for name, store in logs.items():
+                if name == seed.name:
+                    continue
+                settings = TrainSettings.of(
+                    {"policy": str(folder), "output": folder, "store": store, "group_by": GROUP}
+                )
+                for part in parts_of(read_traces(settings), given.parts):
+                    report = estimate_traces(part, scored, settings, scored.vocabulary)
+                    for metric in METRICS:
+                        found = report.metrics[metric]
+                        counts[metric].add(found, truth[metric])
+                        interval = found.estimate
+                        said[metric].append("-" if interval is None else f"{interval.low:.3g}..{interval.high:.3g}")
+            for metric in METRICS:
+                table.add_row(f"{seed.name} {folder.name}", metric, f"{truth[metric]:.3g}", "  ".join(said[metric]))
+    console.print(table)
+    for metric, count in counts.items():
+        told = count.trials - count.unsaid
+        console.print(
+            f"{metric}: {count.held} of {told} intervals hold what was seen, {count.held / max(told, 1):.3f} "
+            f"(to reach: {BAR}); {count.unsaid} could not tell; {count.wrong} verdicts were wrong"
+        )
+
+
+if __name__ == "__main__":
+    main()
