@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -76,6 +76,16 @@ def chat_policy(server: ScriptedPolicy, **fields: Any) -> ChatPolicy:
     # Loading the certificates that nobody here needs takes longer than a whole run.
     clients = {"http_client": httpx.Client(verify=False), "http_async_client": httpx.AsyncClient(verify=False)}
     return ChatPolicy(**{"model": server.model, "base_url": server.url, "max_retries": 0, **clients, **fields})
+
+
+def app_of(policy: ScriptedPolicy) -> Callable[[dict[str, str]], Awaitable[str]]:
+    """Return an app that asks a scripted policy once, with the task's text."""
+    model = chat_policy(policy)
+
+    async def app(task: dict[str, str]) -> str:
+        return str((await model.ainvoke(task["text"])).text)
+
+    return app
 
 
 def specialist(server: ScriptedPolicy | str, name: str = "expert", **fields: Any) -> Specialist:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.doubles import chat_policy
+from tests.doubles import app_of
 from toolorch_integrations.cli.held_out import AppHeldOut, app_tasks
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.testing import Reply, ScriptedPolicy
@@ -31,15 +31,6 @@ def scripted(request: Any) -> Reply:
 def policy() -> Iterator[ScriptedPolicy]:
     with ScriptedPolicy(scripted) as served:
         yield served
-
-
-def app_of(policy: ScriptedPolicy) -> Any:
-    model = chat_policy(policy)
-
-    async def app(task: dict[str, str]) -> str:
-        return str((await model.ainvoke(task["text"])).text)
-
-    return app
 
 
 def right(task: dict[str, str], trace: Any, result: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.doubles import chat_policy
+from tests.doubles import app_of
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.testing import Reply, ScriptedPolicy
 from toolorch_rl.online import OnlineSettings, RolloutMaker, RolloutSource, WeightStream, train_online
@@ -37,16 +37,6 @@ def policy() -> Iterator[ScriptedPolicy]:
     """A scripted policy that says yes or no."""
     with ScriptedPolicy(by_seed) as served:
         yield served
-
-
-def app_of(policy: ScriptedPolicy) -> Any:
-    """Return an app that asks once."""
-    model = chat_policy(policy)
-
-    async def app(task: dict[str, str]) -> str:
-        return str((await model.ainvoke(task["text"])).text)
-
-    return app
 
 
 def yes(task: Any, trace: Any, result: Any) -> bool:
