@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command
 
 from tests.doubles import chat_policy
+from tests.select_world import FULL, GOLDEN, QUESTION, TOOLS, Policy, catalog_of, choose, find, specialist_says
 from toolorch_integrations import (
     Budget,
     Catalog,
@@ -42,10 +43,7 @@ from toolorch_integrations.select import (
 from toolorch_integrations.select_replies import answer_in, code_in, documents_in, query_in
 from toolorch_integrations.select_run import published_catalog
 from toolorch_integrations.store import TraceStore
-from toolorch_integrations.testing import Reply, Request, ScriptedPolicy
-
-GOLDEN = Path(__file__).parent / "golden"
-QUESTION = "How many tents fit into 3 crates?"
+from toolorch_integrations.testing import Reply, ScriptedPolicy
 
 # --- bytes ---
 
@@ -236,24 +234,6 @@ def test_endpoints_of_the_published_catalogue_come_from_the_environment(monkeypa
 
 # --- runs ---
 
-Script = Callable[[int, Request], "Reply | str"]
-
-
-def choose(function: str, model: str) -> Reply:
-    return Reply(calls=[(function, {"model": model})])
-
-
-def specialist_says(request: Request) -> str:
-    """Play every specialist: the model's name says which."""
-    model = str(request["model"])
-    if model.startswith("search"):
-        return "What is missing is a size. <query>tents in a crate</query>"
-    if model.startswith("reasoner"):
-        return "```python\nprint('tents:', 4 * 3)\n```"
-    if model == "answer-2":
-        return ""
-    return "Four in each.\n<answer>12</answer>"
-
 
 @pytest.fixture
 def specialists() -> Iterator[ScriptedPolicy]:
@@ -261,62 +241,9 @@ def specialists() -> Iterator[ScriptedPolicy]:
         yield server
 
 
-def catalog_of(server: ScriptedPolicy, *further: Specialist | Tool) -> Catalog:
-    """Return the published catalogue with one scripted server behind all models."""
-    entries = [
-        entry.model_copy(update={"endpoint": Endpoint(url=server.url, model=entry.name), "retries": 0})
-        for entry in published_catalog().specialists
-    ]
-    return Catalog([*entries, *further])
-
-
-@tool
-def find(query: str) -> list[str]:
-    """Search the shop's documents."""
-    return [f"About {query}: a crate holds 4.", "Crates are blue."]
-
-
-@tool
-def python(code: str) -> str:
-    """Run Python."""
-    return {"print('tents:', 4 * 3)": "tents: 12\n"}[code]
-
-
-TOOLS = SelectTools(search=find, interpreter=python)
-
-
-class Policy:
-    """A scripted policy whose script is a list of steps, and what it was shown."""
-
-    def __init__(self, *steps: Reply | str) -> None:
-        self.steps = steps
-        self.server = ScriptedPolicy(self._reply)
-
-    def _reply(self, request: Request) -> Reply | str:
-        return self.steps[min(len(self.server.requests), len(self.steps) - 1)]
-
-    def __enter__(self) -> Policy:
-        self.server.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.server.__exit__(*error)
-
-    @property
-    def prompts(self) -> list[list[tuple[str, str]]]:
-        return [[(m["role"], m["content"]) for m in request["messages"]] for request in self.server.requests]
-
-    @property
-    def functions(self) -> list[list[str]]:
-        return [[t["function"]["name"] for t in request["tools"]] for request in self.server.requests]
-
-
 def orchestrator(policy: Policy, server: ScriptedPolicy, **options: Any) -> Any:
     given = {"catalog": catalog_of(server), "select": TOOLS, **options}
     return create_orchestrator(chat_policy(policy.server, price=Price(input=1, output=2)), rendering="select", **given)
-
-
-FULL = (choose("search", "search-3"), choose("enhance_reasoning", "reasoner-1"), choose("answer", "answer-1"))
 
 
 def ask(agent: Any, **options: Any) -> dict[str, Any]:

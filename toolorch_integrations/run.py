@@ -271,6 +271,19 @@ class Run:
         """Whether a person must say yes to a call of what the policy knows as `name`."""
         return name in self.view.names and self.view.resolve(name).needs_confirmation
 
+    def shown_name(self, name: str) -> str:
+        """Return the name by which the policy calls what is known as `name`."""
+        return self.view.aliases.get(name, name)
+
+    def entry_name(self, name: str) -> str:
+        """Return the name of what a person calls by its catalogue name or by the one that the policy sees.
+
+        Raises:
+            UnknownEntryError: There is no such thing to call.
+        """
+        shown = any(entry.name == name for entry in self.view.entries)
+        return name if shown else self.view.resolve(name).name
+
     def record_calls(self, call_id: str, calls: Sequence[Call]) -> list[Call]:
         """Record what came of an admitted call: several calls where a specialist's fallback was asked."""
         for index, call in enumerate(calls):

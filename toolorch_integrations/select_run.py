@@ -11,7 +11,7 @@ from typing import Any
 from toolorch_integrations import observation
 from toolorch_integrations.catalog import Catalog
 from toolorch_integrations.entry import AnyEntry, Specialist, Tool
-from toolorch_integrations.errors import CatalogError, GivenUpError
+from toolorch_integrations.errors import CatalogError, GivenUpError, UnknownEntryError
 from toolorch_integrations.ledger import Call, CallKind, CallStatus
 from toolorch_integrations.run import Admission, Rejection, Run, RunOptions
 from toolorch_integrations.select import ANSWER, REASON, SEARCH, choices_of, function_schema, offered
@@ -79,6 +79,20 @@ class SelectRun(Run):
     def needs_confirmation(self, name: str) -> bool:
         """Whether a person must say yes to a call of a function: its tool or one of its specialists asks for it."""
         return needs_confirmation(self.tools.get(name), self.choices.get(name, {}).values())
+
+    def shown_name(self, name: str) -> str:
+        """Return a function's name, which has no alias."""
+        return name
+
+    def entry_name(self, name: str) -> str:
+        """Return a function's name: a person may only put another function in a call's place.
+
+        Raises:
+            UnknownEntryError: There is no such function.
+        """
+        if name not in self.choices:
+            raise UnknownEntryError(f"There is no tool {name!r}; choose one of {list(self.choices)}.")
+        return name
 
     def admit(
         self, call_id: str, name: str, arguments: Any, upper_bound: Callable[[AnyEntry], float]

@@ -54,7 +54,7 @@ class ToolStep(CallStep[Any, "Command[Any] | list[Any]"]):
         call_id: str = request.tool_call["id"] or ""
         edited = (request.state.get(EDITED) or {}).get(call_id)
         if edited:
-            name = run.view.aliases.get(edited["name"], edited["name"])
+            name = run.shown_name(edited["name"])
             request = request.override(tool_call={**request.tool_call, "name": name, "args": edited["args"]})
         call = request.tool_call
         super().__init__(run, call_id, call["name"], call["args"], request.runtime.stream_writer, reporter)

@@ -19,6 +19,7 @@ from toolorch_integrations.llamaindex.retriever import Retriever
 from toolorch_integrations.llamaindex.specialists import SpecialistTool, as_specialist
 from toolorch_integrations.llamaindex.state import ledger_of, set_options
 from toolorch_integrations.llamaindex.tools import from_langchain, to_langchain
+from toolorch_integrations.select_functions import SelectTools
 
 __all__ = [
     "CaptureHandler",
@@ -28,6 +29,7 @@ __all__ = [
     "OrchestratorProgress",
     "PolicyLLM",
     "Retriever",
+    "SelectTools",
     "SpecialistTool",
     "as_specialist",
     "exact_data",

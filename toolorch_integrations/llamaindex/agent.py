@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from llama_index.core.agent.workflow import AgentOutput, BaseWorkflowAgent, ToolCallResult
 from llama_index.core.agent.workflow.agent_context import AgentContext
 from llama_index.core.agent.workflow.workflow_events import AgentWorkflowStartEvent
-from llama_index.core.base.llms.types import ChatMessage, MessageRole, ToolCallBlock
+from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.llms import LLM
 from llama_index.core.memory import BaseMemory
 from llama_index.core.objects import ObjectRetriever
-from llama_index.core.tools import AsyncBaseTool, ToolSelection
-from llama_index.core.workflow import Context, HumanResponseEvent, StopEvent
+from llama_index.core.tools import AsyncBaseTool
+from llama_index.core.workflow import Context, StopEvent
 from pydantic import Field, PrivateAttr
 
 from toolorch_integrations.budget import Budget
@@ -23,7 +23,6 @@ from toolorch_integrations.entry import Price, Specialist
 from toolorch_integrations.ledger import Call, CallKind, CallStatus
 from toolorch_integrations.llamaindex.asking import ask_llm
 from toolorch_integrations.llamaindex.capture import reporter_of
-from toolorch_integrations.llamaindex.confirmation import decide, destructive_calls, question
 from toolorch_integrations.llamaindex.events import OrchestratorProgress
 from toolorch_integrations.llamaindex.memory import keep
 from toolorch_integrations.llamaindex.messages import calls_of, observer_message, readable_calls, tool_message
@@ -34,9 +33,11 @@ from toolorch_integrations.llamaindex.standin import StandInRetriever
 from toolorch_integrations.llamaindex.state import AgentState, load, save, set_request_options
 from toolorch_integrations.llamaindex.tool_call import RECORD
 from toolorch_integrations.llamaindex.tools import HANDOFF, AnyTool, as_tools
+from toolorch_integrations.llamaindex.turn_calls import confirmed, selections
 from toolorch_integrations.policy_step import AskSpecialist
 from toolorch_integrations.preferences import Preferences
-from toolorch_integrations.run import Rejection, Run, RunOptions
+from toolorch_integrations.run import Run, RunOptions
+from toolorch_integrations.select_functions import SelectTools
 from toolorch_integrations.steps import adrive, awithin
 from toolorch_integrations.view import CatalogFilter
 
@@ -61,13 +62,17 @@ class OrchestratorAgent(BaseWorkflowAgent):
         fallback: Name of the specialist that answers when the policy cannot; None takes the first.
         tool_timeout: Seconds until a tool is given up whose catalogue entry sets no timeout.
         price: What the policy's tokens cost, where its LLM does not say.
+        rendering: `chat`, the growing chat, or `select`, what NVIDIA's Orchestrator-8B expects: a specialist works at
+            each step, and its `capabilities` say on what (`enhance_reasoning`, `answer`, `search`).
+        select: The app's search and interpreter, for `select`, which has no place for other `tools`.
         confirm: Ask a person before destructive calls. False leaves that to the app.
         state_prompt: How `initial_state` is put before the user's message; by default the message stays as it is.
         fields: All that a `FunctionAgent` takes besides: `name`, `description`, `system_prompt`, `can_handoff_to`,
             `initial_state`, `output_cls`, `streaming`, `timeout` ...
 
     Raises:
-        CatalogError: Tools, specialists and catalogue do not fit together, or a tool is named `handoff`.
+        CatalogError: Tools, specialists and catalogue do not fit together, a tool is named `handoff`, or the rendering
+            has no place for an option.
 
     Example:
         >>> agent = OrchestratorAgent(tools=[search], llm=policy, specialists=[coder, mathematician],
@@ -92,6 +97,8 @@ class OrchestratorAgent(BaseWorkflowAgent):
         fallback: str | None = None,
         tool_timeout: float = 60.0,
         price: Price | None = None,
+        rendering: Literal["chat", "select"] = "chat",
+        select: SelectTools | None = None,
         confirm: bool = True,
         state_prompt: Any = "{msg}",
         tool_retriever: ObjectRetriever[Any] | None = None,
@@ -106,16 +113,18 @@ class OrchestratorAgent(BaseWorkflowAgent):
             ),
             fallback=fallback,
             tool_timeout=tool_timeout,
+            rendering=rendering,
+            select=select,
         )
+        options = runs.rendering.agent_options({**fields, "tool_retriever": tool_retriever})
         own_price = price if price is not None else getattr(llm, "price", None)
         super().__init__(
             tools=list(runs.tools),
             llm=llm,
             state_prompt=state_prompt,
-            tool_retriever=StandInRetriever(self, tool_retriever),
             confirm=confirm,
             price=own_price or Price(),
-            **fields,
+            **{**options, "tool_retriever": StandInRetriever(self, tool_retriever)},
         )
         self._runs = runs
 
@@ -143,11 +152,11 @@ class OrchestratorAgent(BaseWorkflowAgent):
             calls = readable_calls(reply)
             if not calls:
                 return output
-            wanted = await self._confirmed(ctx, run, state, calls)
+            wanted = await confirmed(self, ctx, run, state, calls)
             if isinstance(wanted, str):  # the person's answer could not be used: LlamaIndex is to take the step again
                 output.retry_messages = [observer_message(wanted)]
                 return output
-            output.tool_calls = await self._selections(ctx, run, state, wanted)
+            output.tool_calls = await selections(self, ctx, run, state, wanted)
             if output.tool_calls:
                 return output
 
@@ -168,8 +177,9 @@ class OrchestratorAgent(BaseWorkflowAgent):
                 result.tool_output.content,
                 result.tool_id,
                 result.tool_name,
-                error=record["status"] != CallStatus.OK.value,
+                error=record["error"],
                 final=record["final"],
+                context=record.get("context"),
             )
             if result.tool_output.blocks:
                 observed.blocks = result.tool_output.blocks
@@ -204,7 +214,8 @@ class OrchestratorAgent(BaseWorkflowAgent):
             await ctx.store.set("max_iterations", max(DEFAULT_ITERATIONS, 2 + (10**6 if turns is None else turns)))
 
     async def _generate_early_stopping_response(self, ctx: Context, max_iterations: int) -> StopEvent:
-        """Let the policy answer with what the run has brought so far."""
+        """Let the policy answer with what the run has brought so far, where the rendering lets it answer."""
+        self._runs.rendering.agent_options({"early_stopping_method": "generate"})
         memory: BaseMemory = await ctx.store.get("memory")
         state = await load(ctx, self.name)
         if state is not None:
@@ -227,6 +238,7 @@ class OrchestratorAgent(BaseWorkflowAgent):
             run,
             [*messages, *state["scratchpad"]],
             app_prompt,
+            self._runs.rendering,
             self._runs.fallback(run),
             self.price,
             self.writer(ctx),
@@ -236,7 +248,7 @@ class OrchestratorAgent(BaseWorkflowAgent):
         async def perform(wanted: Any) -> Any:
             if isinstance(wanted, AskSpecialist):
                 return await awithin(wanted.timeout, wanted.caller.acall(wanted.conversation))
-            return await awithin(wanted.timeout, ask_llm(self, ctx, run, wanted.request))
+            return await awithin(wanted.timeout, ask_llm(self, ctx, wanted.request))
 
         outcome = await adrive(turn.steps(), perform)
         state["scratchpad"] = [*state["scratchpad"], *outcome.added]
@@ -245,75 +257,6 @@ class OrchestratorAgent(BaseWorkflowAgent):
         state["run"] = {**state["run"], "paused": run.account.paused, "updated": now, "confirmed": [], "edits": {}}
         await save(ctx, self.name, state)
         return outcome.response.raw
-
-    # --- the calls of a turn ---
-
-    async def _confirmed(
-        self, ctx: AgentContext, run: Run, state: AgentState, calls: Sequence[ToolCallBlock]
-    ) -> list[ToolCallBlock] | str:
-        """Ask a person about destructive calls; return the calls that are to be made, or why it must be asked again.
-
-        LlamaIndex runs the step again when the answer is there: what was asked stands in the store by then. It may
-        wait once in a step only, or one answer would count for two questions.
-        """
-        asked = destructive_calls(run, calls) if self.confirm else []
-        if not asked:
-            return list(calls)
-        assert isinstance(ctx, Context)
-        pending = state["run"]["pending"]
-        if pending is None:
-            pending = {"attempt": 0, "problem": ""}
-            state["run"] = {**state["run"], "pending": pending}
-            await save(ctx, self.name, state)
-        answer = await ctx.wait_for_event(
-            HumanResponseEvent,
-            waiter_event=question(self.name, asked, pending["problem"]),
-            waiter_id=f"toolorch-{run.id}-{run.account.ledger.turns}-{pending['attempt']}",
-            timeout=None,
-        )
-        decided = decide(run, asked, answer)
-        if isinstance(decided, str):
-            pending = {"attempt": pending["attempt"] + 1, "problem": decided}
-            state["run"] = {**state["run"], "pending": pending}
-            await save(ctx, self.name, state)
-            return decided
-        self._runs.resumed(run, state)
-        refused = [run.record_refusal(c.tool_call_id or "", self._runs.entry_name(run, c)) for c in decided.refused]
-        reporter = reporter_of()
-        if reporter is not None:
-            texts = {str(m.additional_kwargs["tool_call_id"]): m.content or "" for m in decided.observations}
-            for block, call in zip(decided.refused, refused, strict=True):
-                reporter.call_ended(call, block.tool_kwargs, texts[call.call_id], time.time())
-        state["scratchpad"] = [*state["scratchpad"], *decided.observations]
-        state["ledger"] = [*state["ledger"], *(call.to_dict() for call in refused)]
-        edits = {key: {"name": edit.name, "arguments": edit.arguments} for key, edit in decided.edits.items()}
-        confirmed = [call_id for call in asked if (call_id := call.tool_call_id or "") not in decided.answered]
-        state["run"] = {**state["run"], "pending": None, "confirmed": confirmed, "edits": edits}
-        await save(ctx, self.name, state)
-        return [call for call in calls if (call.tool_call_id or "") not in decided.answered]
-
-    async def _selections(
-        self, ctx: AgentContext, run: Run, state: AgentState, calls: Sequence[ToolCallBlock]
-    ) -> list[ToolSelection]:
-        """Return calls as LlamaIndex wants them; its own handoff is only for those that are shown it."""
-        selections: list[ToolSelection] = []
-        for call in calls:
-            assert isinstance(call.tool_kwargs, dict)
-            name = call.tool_name
-            if self._runs.entry_name(run, call) == HANDOFF:
-                name = HANDOFF
-            elif name == HANDOFF:
-                rejection = run.admit(call.tool_call_id or "", name, call.tool_kwargs, lambda _: 0.0)
-                assert isinstance(rejection, Rejection)
-                observed = tool_message(rejection.text, call.tool_call_id or "", name, error=True)
-                state["scratchpad"] = [*state["scratchpad"], observed]
-                state["ledger"] = [*state["ledger"], rejection.call.to_dict()]
-                await save(ctx, self.name, state)
-                continue
-            selections.append(
-                ToolSelection(tool_id=call.tool_call_id or "", tool_name=name, tool_kwargs=call.tool_kwargs)
-            )
-        return selections
 
     # --- inside ---
 
@@ -341,4 +284,4 @@ def _last_reply(scratchpad: Sequence[ChatMessage]) -> ChatMessage:
 def _handoff_record(run: Run, result: ToolCallResult) -> dict[str, Any]:
     status = CallStatus.ERROR if result.tool_output.is_error else CallStatus.OK
     calls = run.record_calls(result.tool_id, [Call(CallKind.TOOL, result.tool_name, status)])
-    return {"status": status.value, "calls": [call.to_dict() for call in calls], "final": False}
+    return {"error": result.tool_output.is_error, "calls": [call.to_dict() for call in calls], "final": False}

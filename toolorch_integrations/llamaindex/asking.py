@@ -11,26 +11,21 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from pydantic import BaseModel
 
 from toolorch_integrations.errors import CatalogError
-from toolorch_integrations.llamaindex.policy_turn import LlmRequest
-from toolorch_integrations.llamaindex.tools import EntryTool
-from toolorch_integrations.run import Run
+from toolorch_integrations.llamaindex.rendering import LlmRequest
 
 
-async def ask_llm(agent: BaseWorkflowAgent, ctx: AgentContext, run: Run, request: LlmRequest) -> ChatResponse:
-    """Ask an agent's LLM with the entries of a run for its tools, and show what comes on the event stream.
+async def ask_llm(agent: BaseWorkflowAgent, ctx: AgentContext, request: LlmRequest) -> ChatResponse:
+    """Ask an agent's LLM, and show what comes on the event stream.
 
     Raises:
         CatalogError: The LLM calls no functions.
     """
-    ctx.write_event_to_stream(AgentInput(input=request.messages, current_agent_name=agent.name))
+    ctx.write_event_to_stream(AgentInput(input=list(request.messages), current_agent_name=agent.name))
     llm = agent.llm
     if not isinstance(llm, FunctionCallingLLM) or not llm.metadata.is_function_calling_model:
         raise CatalogError(f"The llm of {agent.name!r} calls no functions: use PolicyLLM, or set its flag if it does.")
-    data = run.framework_data
-    if "tools" not in data:
-        data["tools"] = [EntryTool(schema) for schema in run.schemas]
-    options: dict[str, Any] = {"chat_history": request.messages, "allow_parallel_tool_calls": True}
-    tools = data["tools"]
+    options: dict[str, Any] = {"chat_history": list(request.messages), "allow_parallel_tool_calls": True}
+    tools = request.tools
     if request.last:
         options["tool_choice"] = "none"
     response: ChatResponse | None = None

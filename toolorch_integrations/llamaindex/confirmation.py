@@ -124,8 +124,7 @@ def _edit(run: Run, call_id: str, action: Any, decided: Decided) -> str:
         return "`edited_action` of a decision is not a dictionary with `name` and `args`."
     name = str(action.get("name"))
     try:
-        shown = next((entry.name for entry in run.view.entries if entry.name == name), None)
-        decided.edits[call_id] = Edit(shown or run.view.resolve(name).name, dict(action["args"]))
+        decided.edits[call_id] = Edit(run.entry_name(name), dict(action["args"]))
     except UnknownEntryError as error:
         return f"`edited_action` names another tool than there is. {error}"
     return ""

@@ -22,7 +22,8 @@ from llama_index.llms.openai.utils import to_openai_message_dict
 from toolorch_integrations.prompt import OBSERVER
 
 MARKS = "toolorch"
-"""Key of `additional_kwargs`: `name` of a user or tool message, `error` and `final` of a tool message, `status`."""
+"""Key of `additional_kwargs`: `name` of a user or tool message, `status`, and of a tool message `error`, `final` and
+`context` (what a call of the `select` rendering brought)."""
 
 _OWN_BLOCKS = (TextBlock, ThinkingBlock, ToolCallBlock)
 
@@ -101,13 +102,23 @@ def call_block(call_id: str, name: str, arguments: str) -> ToolCallBlock:
     return block
 
 
-def tool_message(text: str, call_id: str, name: str, *, error: bool = False, final: bool = False) -> ChatMessage:
-    """Return the observation of a call."""
+def tool_message(
+    text: str,
+    call_id: str,
+    name: str,
+    *,
+    error: bool = False,
+    final: bool = False,
+    context: Mapping[str, Any] | None = None,
+) -> ChatMessage:
+    """Return the observation of a call, with what it brings to the context where it brings something."""
     marks: dict[str, Any] = {"name": name}
     if error:
         marks["error"] = True
     if final:
         marks["final"] = True
+    if context:
+        marks["context"] = dict(context)
     return ChatMessage(
         role=MessageRole.TOOL,
         blocks=[TextBlock(text=text)],
@@ -128,6 +139,12 @@ def run_messages(messages: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
         if messages[index].role == MessageRole.USER and _mark(messages[index], "name") != OBSERVER:
             return messages[index + 1 :]
     return messages
+
+
+def contributions_of(messages: Sequence[ChatMessage]) -> list[Mapping[str, Any]]:
+    """Return what the calls of this run brought to its context, in order."""
+    found = (_mark(message, "context") for message in run_messages(messages) if message.role == MessageRole.TOOL)
+    return [context for context in found if isinstance(context, Mapping)]
 
 
 def final_reply(messages: Sequence[ChatMessage]) -> str | None:

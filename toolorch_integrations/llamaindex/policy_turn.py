@@ -23,24 +23,12 @@ from toolorch_integrations.llamaindex.messages import (
     text_of,
     tool_message,
 )
+from toolorch_integrations.llamaindex.rendering import LlmRequest, Rendering
 from toolorch_integrations.policy_step import PolicyStep, Reply, Reporter
 from toolorch_integrations.prompt import Message, results_of
-from toolorch_integrations.reply import UNREADABLE_CALL, problem_of
+from toolorch_integrations.reply import UNREADABLE_CALL
 from toolorch_integrations.run import Run, Turn
 from toolorch_integrations.specialist import SpecialistCaller
-
-
-@dataclass(frozen=True, slots=True)
-class LlmRequest:
-    """What an LLM is to be asked.
-
-    Attributes:
-        messages: The conversation, the system message first.
-        last: The LLM may not call tools.
-    """
-
-    messages: list[ChatMessage]
-    last: bool
 
 
 @dataclass(slots=True)
@@ -63,6 +51,7 @@ class PolicyTurn(PolicyStep[ChatResponse, TurnOutcome]):
         run: The request.
         messages: The conversation without the system message, with the steps of this run.
         app_prompt: The app's own system prompt.
+        rendering: How the policy is asked.
         fallback: The specialist that answers when the policy cannot.
         price: What the policy's tokens cost, where its LLM does not say.
         write: Takes progress events.
@@ -74,6 +63,7 @@ class PolicyTurn(PolicyStep[ChatResponse, TurnOutcome]):
         run: Run,
         messages: Sequence[ChatMessage],
         app_prompt: str | None,
+        rendering: Rendering,
         fallback: SpecialistCaller | None,
         price: Price,
         write: Callable[[dict[str, Any]], None],
@@ -82,6 +72,7 @@ class PolicyTurn(PolicyStep[ChatResponse, TurnOutcome]):
         super().__init__(run, fallback, write, reporter)
         self.before = messages
         self.app_prompt = app_prompt
+        self.rendering = rendering
         self.price = price
         self.added: list[ChatMessage] = []
         self.observations: list[ChatMessage] = []
@@ -104,27 +95,26 @@ class PolicyTurn(PolicyStep[ChatResponse, TurnOutcome]):
         return results_of(conversation_of(run_messages(self.messages)))
 
     def fallback_conversation(self) -> list[Message]:
-        """Return the whole conversation."""
-        return [*conversation_of(self.messages)]
+        """Return what a specialist is asked that answers in the policy's place."""
+        return self.rendering.fallback_conversation(self.messages)
+
+    def fallback_answer(self, text: str) -> str:
+        """Return the answer in that specialist's reply."""
+        return self.rendering.fallback_answer(text)
 
     def request(self, turn: Turn) -> LlmRequest:
-        """Return the conversation so far; on the last turn the policy may not call tools."""
-        data = self.run.framework_data
-        if "system" not in data:
-            prompt = self.run.system_prompt(self.app_prompt)
-            data["system"] = [ChatMessage(role=MessageRole.SYSTEM, blocks=[TextBlock(text=prompt)])] if prompt else []
-        return LlmRequest([*data["system"], *self.messages], last=turn.last and bool(self.run.schemas))
+        """Return what the policy is asked."""
+        return self.rendering.request(self.run, self.app_prompt, self.messages, turn)
 
     def read(self, response: ChatResponse) -> Reply:
         """Return the reply in a response."""
         message = response.message
-        text, names = text_of(message), [block.tool_name for block in readable_calls(message)]
         return Reply(
             call=self._call(response),
-            text=text,
-            names=names,
-            problem=problem_of(text, calls=len(names), broken_calls=len(broken_calls(message))),
-            answers=not names,
+            text=text_of(message),
+            names=[block.tool_name for block in readable_calls(message)],
+            problem=self.rendering.problem(message),
+            answers=self.rendering.answers(message),
         )
 
     def observe(self, response: ChatResponse, problem: str) -> None:

@@ -18,6 +18,7 @@ from toolorch_integrations.errors import CatalogError
 from toolorch_integrations.ledger import Call, Ledger
 from toolorch_integrations.llamaindex.capture import reporter_of
 from toolorch_integrations.llamaindex.messages import conversation_of
+from toolorch_integrations.llamaindex.select_rendering import make_rendering
 from toolorch_integrations.llamaindex.specialists import SpecialistTool, specialist_tools
 from toolorch_integrations.llamaindex.state import (
     AgentState,
@@ -30,6 +31,7 @@ from toolorch_integrations.llamaindex.state import (
 from toolorch_integrations.llamaindex.tools import HANDOFF, as_tools, tool_entry
 from toolorch_integrations.prompt import request_of
 from toolorch_integrations.run import Run, RunOptions, Runs
+from toolorch_integrations.select_functions import SelectTools
 from toolorch_integrations.specialist import SpecialistCaller
 
 
@@ -43,6 +45,11 @@ class AgentRuns:
         options: What callers care about unless a run says otherwise.
         fallback: Name of the specialist that answers when the policy cannot.
         tool_timeout: Seconds until a tool is given up whose entry sets no timeout.
+        rendering: How the policy is asked: "chat" or "select".
+        select: The app's search and interpreter, for `select`.
+
+    Attributes:
+        rendering: What the policy is shown, and what its calls stand for.
 
     Raises:
         CatalogError: Tools, specialists and catalogue do not fit together.
@@ -57,10 +64,14 @@ class AgentRuns:
         *,
         fallback: str | None,
         tool_timeout: float,
+        rendering: str = "chat",
+        select: SelectTools | None = None,
     ) -> None:
         given = [tool for tool in tools if isinstance(tool, SpecialistTool)]
         self._specialists = specialist_tools([*given, *specialists], catalog)
-        self._own = {tool.metadata.get_name(): tool for tool in tools if not isinstance(tool, SpecialistTool)}
+        own = [tool for tool in tools if not isinstance(tool, SpecialistTool)]
+        self.rendering = make_rendering(rendering, select, own, self._specialists, catalog, tool_timeout)
+        self._own = {tool.metadata.get_name(): tool for tool in self.rendering.tools}
         self._found: dict[str, AsyncBaseTool] = {}
         self._catalog = catalog
         self._own_options = options
@@ -68,7 +79,7 @@ class AgentRuns:
         self._tool_timeout = tool_timeout
         self._runs = Runs()
         self._catalogs: dict[tuple[str, ...], Catalog] = {}
-        self._check(tools)
+        self._check([*self.rendering.tools, *given])
 
     @property
     def tools(self) -> Sequence[AsyncBaseTool]:
@@ -161,7 +172,7 @@ class AgentRuns:
     def returns_directly(self, name: str) -> bool:
         """Whether a tool's result is the answer."""
         tool = {**self._found, **self._own}.get(name)
-        return tool is not None and tool.metadata.return_direct
+        return tool is not None and self.rendering.returns_directly(tool)
 
     def entry_name(self, run: Run, call: ToolCallBlock) -> str:
         """Return the catalogue name of what a call names, or what it names where there is no such entry."""
@@ -188,7 +199,7 @@ class AgentRuns:
         options = RunOptions.model_validate(stored["options"])
         # A run that began in another process has waited since: for a person, or to be resumed at all.
         paused = stored["paused"] + max(0.0, time.time() - stored["updated"])
-        return Run(
+        return self.rendering.run(
             self.full_catalog(offered),
             options,
             request=request_of(conversation_of(messages)),

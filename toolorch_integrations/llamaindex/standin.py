@@ -16,9 +16,8 @@ from llama_index.core.workflow import Context
 from workflows.runtime.types.results import StepWorkerStateContextVar
 
 from toolorch_integrations.llamaindex.capture import reporter_of
-from toolorch_integrations.llamaindex.messages import conversation_of
 from toolorch_integrations.llamaindex.state import load
-from toolorch_integrations.llamaindex.tool_call import Edit, ToolCallStep
+from toolorch_integrations.llamaindex.tool_call import Edit, WantedCall
 from toolorch_integrations.steps import adrive, awithin
 
 if TYPE_CHECKING:
@@ -88,16 +87,18 @@ class StandIn(AsyncBaseTool):
         assert state is not None
         run = agent.runs.known(state)
         edit = state["run"]["edits"].get(event.tool_id)
-        messages = agent.runs.messages(run)
-        step = ToolCallStep(
-            run,
+        wanted = WantedCall(
             event.tool_id,
             event.tool_name,
             dict(event.tool_kwargs),
             event.tool_id in state["run"]["confirmed"],
             Edit(edit["name"], edit["arguments"]) if edit else None,
+        )
+        step = agent.runs.rendering.call(
+            run,
+            wanted,
             agent.runs.callable_tools(run),
-            lambda: conversation_of([*messages, *state["scratchpad"]]),
+            [*agent.runs.messages(run), *state["scratchpad"]],
             ctx,
             agent.writer(ctx),
             reporter_of(),

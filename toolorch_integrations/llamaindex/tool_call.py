@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.tools import AsyncBaseTool, ToolOutput
 from llama_index.core.workflow import Context
 from workflows.runtime.types.results import WaitingForEvent
@@ -14,10 +15,10 @@ from toolorch_integrations import observation
 from toolorch_integrations.call_step import CallStep, Result, specialist_calls
 from toolorch_integrations.entry import AnyEntry, Specialist
 from toolorch_integrations.ledger import Call, CallKind, CallStatus
+from toolorch_integrations.llamaindex.messages import conversation_of
 from toolorch_integrations.llamaindex.specialists import SpecialistTool
 from toolorch_integrations.llamaindex.tools import BadArgumentsError, call_tool, text_output, valid_arguments
 from toolorch_integrations.policy_step import Reporter
-from toolorch_integrations.prompt import Message
 from toolorch_integrations.run import Run
 
 RECORD = "toolorch"
@@ -37,18 +38,33 @@ class Edit:
     arguments: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class WantedCall:
+    """A call as the policy wrote it, and what a person said to it.
+
+    Attributes:
+        call_id: Its `tool_call_id`.
+        name: The name that the policy wrote.
+        arguments: The arguments that it wrote.
+        confirmed: Whether a person has said yes to the call.
+        edit: What a person has put in their place, if anything.
+    """
+
+    call_id: str
+    name: str
+    arguments: Any
+    confirmed: bool
+    edit: Edit | None = None
+
+
 class ToolCallStep(CallStep[ToolOutput, ToolOutput]):
     """One tool or specialist call.
 
     Args:
         run: The request that it belongs to.
-        call_id: The call's `tool_call_id`.
-        name: The name that the policy wrote.
-        arguments: The arguments that it wrote.
-        confirmed: Whether a person has said yes to the call.
-        edit: What a person has put in their place, if anything.
+        wanted: What the policy or a person wrote.
         tools: The tools that exist, by catalogue name.
-        conversation: Gives the run's messages so far.
+        messages: The conversation with the steps of this run.
         context: The workflow's, for tools that want it.
         write: Takes progress events.
         reporter: Where capture is told; None when nobody captures.
@@ -59,42 +75,40 @@ class ToolCallStep(CallStep[ToolOutput, ToolOutput]):
     def __init__(
         self,
         run: Run,
-        call_id: str,
-        name: str,
-        arguments: Any,
-        confirmed: bool,
-        edit: Edit | None,
+        wanted: WantedCall,
         tools: Mapping[str, AsyncBaseTool],
-        conversation: Callable[[], Sequence[Message]],
+        messages: Sequence[ChatMessage],
         context: Context,
         write: Callable[[dict[str, Any]], None],
         reporter: Reporter | None,
     ) -> None:
+        name, arguments, edit = wanted.name, wanted.arguments, wanted.edit
         if edit is not None:
-            name, arguments = run.view.aliases.get(edit.name, edit.name), edit.arguments
-        super().__init__(run, call_id, name, arguments, write, reporter)
-        self.confirmed = confirmed
+            name, arguments = run.shown_name(edit.name), edit.arguments
+        super().__init__(run, wanted.call_id, name, arguments, write, reporter)
+        self.confirmed = wanted.confirmed
         self.edit = edit
         self.tools = tools
-        self.conversation = conversation
+        self.messages = messages
         self.context = context
 
     def upper_bound(self, entry: AnyEntry) -> float:
         """Return the most that a call of an entry can cost, in dollars."""
-        return self.run.upper_bound(entry, self.conversation() if isinstance(entry, Specialist) else [])
+        return self.run.upper_bound(entry, conversation_of(self.messages) if isinstance(entry, Specialist) else [])
 
-    def request(self, entry: AnyEntry, timeout: float) -> AsyncBaseTool:
+    def request(self, entry: AnyEntry, timeout: float) -> Any:
         """Return the tool behind the alias that the policy wrote."""
         return self.tools[entry.name]
 
-    async def perform(self, tool: AsyncBaseTool) -> ToolOutput:
+    async def perform(self, request: Any) -> ToolOutput:
         """Call a tool with the arguments that the policy or a person wrote."""
+        tool: AsyncBaseTool = request
         try:
             arguments = valid_arguments(tool, self.arguments)
         except BadArgumentsError as error:
             return self._output(Result(str(error), CallStatus.MALFORMED), ())
         if isinstance(tool, SpecialistTool):
-            return await tool.ask(self.conversation(), self.run.view.aliases, arguments)
+            return await tool.ask(conversation_of(self.messages), self.run.view.aliases, arguments)
         return await call_tool(tool, arguments, self.context)
 
     def read(self, entry: AnyEntry, raw: ToolOutput) -> Result:
@@ -102,19 +116,23 @@ class ToolCallStep(CallStep[ToolOutput, ToolOutput]):
         record = raw.raw_input.get(RECORD)
         if isinstance(record, Mapping):
             return Result(raw.content, CallStatus(record["status"]))
-        text = raw.content
-        if self.edit is not None:
-            text = observation.edited(self.edit.name, self.edit.arguments, text)
+        text = self.observed(raw)
         if isinstance(self.tools[entry.name], SpecialistTool):
             return Result(text, calls=specialist_calls(raw.raw_output))
         return Result(text, CallStatus.ERROR if raw.is_error else CallStatus.OK)
+
+    def observed(self, raw: ToolOutput) -> str:
+        """Return the text of an output, which says so where a person has changed the call."""
+        edit = self.edit
+        return raw.content if edit is None else observation.edited(edit.name, edit.arguments, raw.content)
 
     def finish(self, result: Result, raw: ToolOutput | None, calls: Sequence[Call]) -> ToolOutput:
         """Return the observation as the tool's output, with the calls for the end of the turn."""
         return self._output(result, calls, raw)
 
     def _output(self, result: Result, calls: Sequence[Call], raw: ToolOutput | None = None) -> ToolOutput:
-        output = text_output(result.text or "", self.name, self.arguments, error=not result.ok)
+        error = not result.ok or (raw is not None and raw.is_error)
+        output = text_output(result.text or "", self.name, self.arguments, error=error)
         if raw is not None:
             output.raw_output = raw.raw_output
             if result.text == raw.content:
@@ -123,6 +141,7 @@ class ToolCallStep(CallStep[ToolOutput, ToolOutput]):
         final = handed_over and isinstance(output.raw_output, Mapping) and output.raw_output.get("final") is True
         output.raw_input[RECORD] = {
             "status": result.status.value,
+            "error": error,
             "calls": [call.to_dict() for call in calls],
             "final": final and result.ok,
         }
