@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.doubles import app_of
+from tests.waiting import until
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.testing import Reply, ScriptedPolicy
 from toolorch_rl.online import OnlineSettings, RolloutMaker, RolloutSource, WeightStream, train_online
@@ -146,7 +147,8 @@ def test_groups_that_have_grown_too_old_are_replaced(policy: ScriptedPolicy, tmp
     model: Any = Model()
     try:
         source.next_batch(0, "policy")
-        for step in range(3):  # three versions while six groups of the first one are ready or under way
+        until(lambda: source.state()["group"] == 6)
+        for step in range(3):  # three versions while four groups of the first one are ready or under way
             source.after_step(step, model)
         source.next_batch(3, "policy-v2")
         assert source.metrics()["staleness_max"] <= 1

@@ -13,13 +13,14 @@ import textwrap
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import event as sqlalchemy_event
 
 from tests.sample_events import asks, conversation, run
+from tests.waiting import until
 from toolorch_integrations.errors import CaptureWarning
 from toolorch_integrations.events import (
     CallEnded,
@@ -68,13 +69,6 @@ def recording(path: Path, **options: object) -> Iterator[Recorder]:
 def read(path: Path, trace_id: str):
     with TraceStore.open(path) as store:
         return store.trace(trace_id)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.01)
 
 
 # Order, threads, callables

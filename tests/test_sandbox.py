@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.sandbox_attempts import ATTEMPTS, LIMITS, host, left_behind, problem, run_attempts
+from tests.waiting import auntil, until
 from toolorch_serving.sandbox import (
     UNCONFINED,
     Limits,
@@ -211,20 +212,12 @@ async def test_a_run_that_is_cancelled_is_gone(sandbox: Sandbox) -> None:
     task = asyncio.create_task(
         sandbox.arun("import time; time.sleep(600)", files={marker: b""}, limits=Limits(seconds=600))
     )
-    await until(lambda: left_behind(marker) != [])
+    await auntil(lambda: left_behind(marker) != [])
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await until(lambda: left_behind(marker) == [])
+    await auntil(lambda: left_behind(marker) == [])
     assert (await sandbox.arun("print(1)")).ok
-
-
-async def until(condition: object) -> None:
-    for _ in range(1500):
-        if condition():  # type: ignore[operator]
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("it has not come to pass within 30 s")
 
 
 @confined
@@ -233,7 +226,7 @@ def test_no_more_than_allowed_run_at_once(sandbox: Sandbox) -> None:
     marker = f"marker-{uuid.uuid4().hex}"
     first = threading.Thread(target=one.run, args=("import sys, time; time.sleep(2)",), kwargs={"files": {marker: b""}})
     first.start()
-    asyncio.run(until(lambda: left_behind(marker) != []))
+    until(lambda: left_behind(marker) != [])
     with pytest.raises(SandboxBusyError, match="`at_once`"):
         one.run("print(1)")
     first.join()
@@ -249,10 +242,10 @@ def test_a_host_that_is_killed_leaves_nothing() -> None:
         f"sandbox.run('import time; time.sleep(600)', files={{{marker!r}: b''}})"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": "serving"})
-    asyncio.run(until(lambda: left_behind(marker) != []))
+    until(lambda: left_behind(marker) != [])
     process.kill()
     process.wait()
-    asyncio.run(until(lambda: left_behind(marker) == []))
+    until(lambda: left_behind(marker) == [])
 
 
 @confined
@@ -260,19 +253,19 @@ def test_waiting_sandboxes_are_used_once_and_end_with_the_pool(sandbox: Sandbox)
     warm = Sandbox(LIMITS, warm=2)
     pool = warm._pool
     assert pool is not None
-    asyncio.run(until(lambda: len(pool._waiting) == 2))
+    until(lambda: len(pool._waiting) == 2)
     processes = [waiting.process for waiting in pool._waiting]
     for number in range(4):
         code = "import os, sys; print(os.listdir(), sys.stdin.read()); open('left', 'w')"
         assert warm.run(code, stdin=str(number)).stdout == f"['program.py'] {number}\n"
-    asyncio.run(until(lambda: len(pool._waiting) == 2))
+    until(lambda: len(pool._waiting) == 2)
     assert not {id(process) for process in processes} & {id(waiting.process) for waiting in pool._waiting}
     for waiting in pool._waiting:  # killed from outside, such as for want of memory
         assert waiting.process is not None
         waiting.process.kill()
         waiting.process.wait()
     assert warm.run("print(1)").ok
-    asyncio.run(until(lambda: len(pool._waiting) == 2))
+    until(lambda: len(pool._waiting) == 2)
     last = [waiting.process for waiting in pool._waiting]
     warm.close()
     assert all(process is not None and process.poll() is not None for process in last)

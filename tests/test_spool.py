@@ -12,7 +12,7 @@ import textwrap
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.sample_events import CATALOG, conversation, run
+from tests.waiting import until
 from toolorch_integrations.capture import capture
 from toolorch_integrations.errors import CaptureWarning, StoreError
 from toolorch_integrations.events import (
@@ -75,13 +76,6 @@ def recording(where: object, spool: Path | Spool, **options: Any) -> Iterator[Re
 def put_all(recorder: Recorder, events: Iterable[Event]) -> None:
     for event in events:
         recorder.put(event)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def parts(spool: Path) -> list[Path]:
