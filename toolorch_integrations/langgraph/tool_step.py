@@ -62,10 +62,11 @@ class ToolStep(CallStep[Any, "Command[Any] | list[Any]"]):
         self.tools = tools
         self.rendering = rendering
         self.confirm = confirm
+        self.edited = bool(edited)
 
     def refusal(self) -> str | None:
         """Ask a person about a destructive call that nobody has been asked about."""
-        if not self.run.needs_confirmation(self.name):
+        if not self.edited and not self.run.needs_confirmation(self.name):
             return None
         self.confirmed = self.call_id in self.tool_request.state["run"]["confirmed"]
         return None if self.confirmed or not self.confirm else self._ask_person()
