@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 
-from sqlalchemy import Connection, Engine, Table, select, update
+from sqlalchemy import Connection, Engine, Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from toolorch_integrations.errors import StoreError
 from toolorch_integrations.events import TraceStatus
-from toolorch_integrations.store import positions, rows, schema, upgrade, writing
+from toolorch_integrations.store import finding, interruption, positions, rows, schema, upgrade, writing
 from toolorch_integrations.store.engine import BUSY_SECONDS, WRITE_LIMITS, WRITES, display, make_engine, parse_url
-from toolorch_integrations.store.filters import TraceFilters, conditions
+from toolorch_integrations.store.filters import TraceFilters
 from toolorch_integrations.store.loading import load
 from toolorch_integrations.store.positions import SpoolPosition
 from toolorch_integrations.store.retention import Purged, StoreStats, purge, stats
 from toolorch_integrations.store.upgrade import Migration
 from toolorch_integrations.store.writing import TraceWrite
 from toolorch_integrations.trace import Feedback, Reward, Trace, TraceHeader
-
-PAGE = 50
-"""Traces that are read at a time."""
-_IDS = 500
-"""Ids that are asked for at a time."""
-
-
-_Header = TypeVar("_Header", bound=TraceHeader)
 
 
 class TraceStore:
@@ -70,8 +62,8 @@ class TraceStore:
             StoreError: It cannot be opened, or a newer release wrote it.
         """
         store = cls(where)
-        if not create and store.file is not None and not store.file.exists():
-            raise StoreError(f"there is no trace store at {store.file}; give another with --store or TOOLORCH_STORE")
+        if not create:
+            store._require_file()
         try:
             store.prepare()
         except (SQLAlchemyError, OSError) as error:
@@ -123,7 +115,7 @@ class TraceStore:
             self.file.parent.mkdir(parents=True, exist_ok=True)
         with self._writing() as connection:
             upgrade.prepare(connection, str(self))
-            _interrupt_orphans(connection)
+            interruption.interrupt_orphans(connection)
 
     def migrations(self) -> tuple[int, list[Migration]]:
         """Return the store's schema version, 0 for none, and what `prepare` would run to upgrade it.
@@ -131,8 +123,7 @@ class TraceStore:
         Raises:
             StoreError: The store is not there or cannot be read, or a newer release wrote it.
         """
-        if self.file is not None and not self.file.exists():
-            raise StoreError(f"there is no trace store at {self.file}; give another with --store or TOOLORCH_STORE")
+        self._require_file()
         try:
             return upgrade.plan(self._engine, str(self))
         except SQLAlchemyError as error:
@@ -200,7 +191,7 @@ class TraceStore:
         ids = sorted(trace_ids)
         if ids:
             with self._writing() as connection:
-                _interrupt(connection, ids)
+                interruption.interrupt(connection, ids)
 
     def add(self, trace: Trace) -> bool:
         """Add a whole trace with its feedback and rewards, as an import does; one that is there stays.
@@ -209,13 +200,13 @@ class TraceStore:
             Whether the trace was new.
         """
         with self._writing() as connection:
-            known = connection.scalar(select(schema.traces.c.id).where(schema.traces.c.id == trace.id))
-        if known is None:
+            known = finding.known(connection, [trace.id])
+        if not known:
             trace.revision = 0
             self.write([TraceWrite(trace, trace.graph.nodes, trace.calls, trace.snapshots)])
         self.add_feedback(*trace.feedback)
         self.add_rewards(*trace.rewards)
-        return known is None
+        return not known
 
     def add_feedback(self, *entries: Feedback) -> None:
         """Attach feedback to traces; one with a known id is replaced.
@@ -266,7 +257,7 @@ class TraceStore:
         Args:
             **filters: See `TraceFilters`.
         """
-        for page in self._pages(filters, lambda _, found: [TraceHeader(**rows.header_fields(row)) for row in found]):
+        for page in finding.pages(self._reading, filters, _headers):
             yield from page
 
     def full_traces(self, **filters: Unpack[TraceFilters]) -> Iterator[Trace]:
@@ -275,7 +266,7 @@ class TraceStore:
         Args:
             **filters: See `TraceFilters`.
         """
-        for page in self._pages(filters, load):
+        for page in finding.pages(self._reading, filters, load):
             yield from page
 
     def trace(self, trace_id: str) -> Trace:
@@ -287,77 +278,46 @@ class TraceStore:
         Raises:
             StoreError: There is no such trace, or more than one.
         """
-        column = schema.traces.c.id
         with self._reading() as connection:
-            found = connection.execute(
-                select(schema.traces).where(column.startswith(trace_id, autoescape=True)).order_by(column).limit(2)
-            ).all()
-            if not found:
-                raise StoreError(f"{self} holds no trace {trace_id!r}; `toolorch traces list` shows their ids")
-            if len(found) > 1 and found[0].id != trace_id:
-                raise StoreError(f"{self} holds more than one trace {trace_id!r}...; give more digits of the id")
-            return load(connection, found[:1])[0]
+            return load(connection, [finding.by_beginning(connection, trace_id, self)])[0]
 
     def find(self, trace_id: str) -> Trace | None:
         """Return the trace with exactly this id, or None."""
         with self._reading() as connection:
-            found = connection.execute(select(schema.traces).where(schema.traces.c.id == trace_id)).all()
-            return load(connection, found)[0] if found else None
+            found = finding.by_id(connection, trace_id)
+            return None if found is None else load(connection, [found])[0]
 
     def known(self, trace_ids: Iterable[str]) -> set[str]:
         """Return those of the ids that the store has a trace of."""
-        column, ids = schema.traces.c.id, sorted(trace_ids)
-        pages = [ids[start : start + _IDS] for start in range(0, len(ids), _IDS)]
         with self._engine.connect() as connection:
-            return {found for page in pages for found in connection.scalars(select(column).where(column.in_(page)))}
+            return finding.known(connection, trace_ids)
 
     def trace_of_run(self, run_id: str) -> str | None:
         """Return the trace that a run resumed, or None for a run that did not."""
-        table = schema.run_aliases
         with self._engine.connect() as connection:
-            return connection.scalar(select(table.c.trace_id).where(table.c.run_id == run_id))
+            return finding.of_run(connection, run_id)
 
     def interrupted_trace(self, thread_id: str) -> str | None:
         """Return the newest interrupted trace of a conversation."""
-        table = schema.traces
         with self._engine.connect() as connection:
-            return connection.scalar(
-                select(table.c.id)
-                .where(table.c.thread_id == thread_id, table.c.status == TraceStatus.INTERRUPTED.value)
-                .order_by(table.c.started.desc())
-                .limit(1)
-            )
+            return finding.newest_interrupted(connection, thread_id)
 
     def stats(self) -> StoreStats:
         """Return what the store holds."""
         return stats(self._engine)
 
-    def _pages(
-        self, filters: TraceFilters, read: Callable[[Connection, Sequence[Any]], list[_Header]]
-    ) -> Iterator[list[_Header]]:
-        table = schema.traces
-        left = filters.get("limit")
-        after: tuple[float, str] | None = None
-        while left is None or left > 0:
-            query = select(table).where(*conditions(filters, after))
-            query = query.order_by(table.c.started.desc(), table.c.id.desc())
-            with self._reading() as connection:
-                rows_of_page = connection.execute(query.limit(PAGE if left is None else min(PAGE, left))).all()
-                page = read(connection, rows_of_page) if rows_of_page else []
-            if not page:
-                return
-            yield page
-            after = (page[-1].started, page[-1].id)
-            left = None if left is None else left - len(page)
+    def _require_file(self) -> None:
+        if self.file is not None and not self.file.exists():
+            raise StoreError(f"there is no trace store at {self.file}; give another with --store or TOOLORCH_STORE")
 
     def _attach(self, table: Table, entries: list[dict[str, Any]]) -> None:
         if not entries:
             return
         with self._writing() as connection:
             ids = {entry["trace_id"] for entry in entries}
-            known = set(connection.scalars(select(schema.traces.c.id).where(schema.traces.c.id.in_(ids))))
-            if ids - known:
-                raise StoreError(f"{self} holds no trace {min(ids - known)!r}; `toolorch traces list` shows their ids")
+            missing = ids - finding.known(connection, ids)
+            if missing:
+                raise StoreError(f"{self} holds no trace {min(missing)!r}; `toolorch traces list` shows their ids")
             writing.upsert(connection, table, sorted(entries, key=lambda entry: str(entry["id"])))
 
     @contextmanager
@@ -376,18 +336,5 @@ class TraceStore:
             yield connection
 
 
-def _interrupt_orphans(connection: Connection) -> None:
-    table = schema.traces
-    running = connection.execute(select(table).where(table.c.status == TraceStatus.RUNNING.value)).all()
-    dead = [row.id for row in running if rows.header_fields(row)["owner"].is_dead()]
-    if dead:
-        _interrupt(connection, dead)
-
-
-def _interrupt(connection: Connection, ids: list[str]) -> None:
-    table = schema.traces
-    running = table.c.status == TraceStatus.RUNNING.value
-    # Locked in one order: two processes that open the store at once would wait for each other.
-    connection.execute(select(table.c.id).where(table.c.id.in_(ids)).order_by(table.c.id).with_for_update())
-    values = {"status": TraceStatus.INTERRUPTED.value, "ended": time.time(), "revision": table.c.revision + 1}
-    connection.execute(update(table).where(table.c.id.in_(ids), running).values(values))
+def _headers(_: Connection, found: Sequence[Any]) -> list[TraceHeader]:
+    return [TraceHeader(**rows.header_fields(row)) for row in found]
