@@ -66,8 +66,8 @@ _CHEAP, _DEAR = 3.0, 8.0
 
 
 def prices(low: float, high: float, unseen: bool) -> list[float]:
-    """Return the prices of a range that training, or only the test, shows: every fifth is kept for that."""
-    return [price for place, price in enumerate(_PRICES) if low <= price <= high and (place % 5 == 2) == unseen]
+    """Return the prices of a range that training, or only the test, shows: every fourth is kept for that."""
+    return [price for place, price in enumerate(_PRICES) if low <= price <= high and (place % 4 == 1) == unseen]
 
 
 def team(draw: random.Random, unseen: bool = False) -> Team:
@@ -81,7 +81,7 @@ def team(draw: random.Random, unseen: bool = False) -> Team:
     called = _apart(draw, names(unseen), strong + size)
     made = [_specialist(draw, called.pop(), tuple(SKILLS), prices(_DEAR, 20, unseen)) for _ in range(strong)]
     for name in called:
-        skills = draw.sample(list(SKILLS), draw.randint(1, 4))
+        skills = draw.sample(list(SKILLS), draw.randint(2, 4))
         made.append(_specialist(draw, name, skills, prices(0.1, _CHEAP, unseen)))
     draw.shuffle(made)
     return Team(tuple(made))

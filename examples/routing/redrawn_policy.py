@@ -38,12 +38,13 @@ _LEAST_PRICE, _LEAST_SECONDS = 0.1, 0.5
 
 def verdict(task: RoutingTask, specialist: SimulatedSpecialist) -> str:
     """Return what the policy writes down of a specialist: the name at both ends, so that each step is a local one."""
-    good = specialist.description.removeprefix("Good at ").removesuffix(".")
-    able = specialist.description == EVERYTHING or task.kind in good.split(", ")
+    good = specialist.description.removeprefix("Good at ").removesuffix(".").split(", ")
+    able = specialist.description == EVERYTHING or task.kind in good
+    marked = ", ".join(f"{kind} yes" if kind == task.kind else kind for kind in good)
     price = _step(specialist.price.input / _LEAST_PRICE)
     seconds = _step((specialist.latency or 0) / _LEAST_SECONDS)
     said = "able" if able else "weak"
-    return f'"{specialist.name}" {good}: {said} ${price} {seconds}s "{specialist.name}"'
+    return f'"{specialist.name}" {marked}: {said} ${price} {seconds}s "{specialist.name}"'
 
 
 def _step(times: float) -> str:
@@ -71,7 +72,7 @@ def make(
     *,
     teams: int = 6000,
     requests: int = 16,
-    steps: int = 6000,
+    steps: int = 5000,
     hidden: int = 128,
     layers: int = 4,
     seed: int = 0,
@@ -146,7 +147,7 @@ def main() -> None:
     """Make the policy."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(".toolorch/routing/reader"))
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--teams", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
