@@ -20,9 +20,10 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.asgi import Receive, Scope, Send, body_of, respond
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -35,9 +36,6 @@ KINDS = 16
 """Different conversations; what tells two of the same kind apart is the number in the user's first message."""
 
 PROSE = " ".join((__doc__ or "").split())
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 def text(generator: random.Random, tokens: int) -> str:
@@ -156,20 +154,13 @@ async def policy(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer chat completions with what was made beforehand, as an ASGI app."""
     if scope["type"] != "http":
         return
-    body = b""
-    while True:
-        event = await receive()
-        body += event.get("body", b"")
-        if not event.get("more_body"):
-            break
+    body = await body_of(receive)
     if scope["method"] == "GET":
         answer = b'{"object":"list","data":[{"id":"policy","object":"model"}]}'
     else:
         number, kind, turn = asked(body)
         answer = number.encode().join(answer_bytes(kind)[turn])
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": answer})
+    await respond(send, answer)
 
 
 async def ask(url: str, clients: int, seconds: float, first: int, most: int | None = None) -> dict[str, float]:

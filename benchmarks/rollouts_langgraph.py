@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 from langchain_core.tools import tool
 
+from benchmarks.asgi import Receive, Scope, Send, body_of, respond
 from toolorch_integrations import Budget
 from toolorch_integrations.capture import capture
 from toolorch_integrations.langgraph import ChatPolicy, create_orchestrator
@@ -41,22 +42,14 @@ def look_up(key: int) -> str:
     return f"The value of {key} is {key * 7}."
 
 
-async def paced(scope: dict[str, Any], receive: Any, send: Any) -> None:
+async def paced(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve chat completions at the pace of the module's docstring."""
     if scope["type"] != "http":
         return
-    body = b""
-    while True:
-        message = await receive()
-        body += message.get("body", b"")
-        if not message.get("more_body"):
-            break
-    request = json.loads(body)
+    request = json.loads(await body_of(receive))
     await asyncio.sleep(TOKENS / RATE)
     done = sum(message["role"] == "assistant" for message in request["messages"])
-    headers = [(b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": _completion(request, done)})
+    await respond(send, _completion(request, done))
 
 
 def _completion(request: dict[str, Any], done: int) -> bytes:

@@ -15,10 +15,11 @@ import random
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import orjson
+
+from benchmarks.asgi import Receive, Scope, Send, body_of, respond
 
 TOKENS = int(os.environ.get("STREAMS_TOKENS", "600"))
 """Of a streamed answer. An orchestrator's run has as many and half: a quarter for the call, as many to end with."""
@@ -29,10 +30,6 @@ PIECE = int(os.environ.get("STREAMS_PIECE", "8"))
 
 _WORDS = (__doc__ or "").split()
 _NUMBER = re.compile(r"Request (\d+)")
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 def pieces_of(number: int, turn: int) -> list[str]:
@@ -53,12 +50,7 @@ async def policy(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer chat completions, as an ASGI app."""
     if scope["type"] != "http":
         return
-    body = b""
-    while True:
-        event = await receive()
-        body += event.get("body", b"")
-        if not event.get("more_body"):
-            break
+    body = await body_of(receive)
     if scope["method"] == "GET":
         await _whole(send, {"object": "list", "data": [{"id": "policy", "object": "model"}]})
         return
@@ -118,10 +110,7 @@ def _logprob(token: int) -> dict[str, Any]:
 
 
 async def _whole(send: Send, data: dict[str, Any]) -> None:
-    body = orjson.dumps(data)
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await respond(send, orjson.dumps(data))
 
 
 def main() -> None:
