@@ -12,7 +12,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 async def body_of(receive: Receive) -> bytes:
     """Return a request's whole body."""
-    body = b""
+    body: bytes = b""
     while True:
         event = await receive()
         body += event.get("body", b"")
