@@ -108,6 +108,12 @@ def test_the_environment_alone_is_enough(monkeypatch: pytest.MonkeyPatch):
         ("[[orchestrators]]\nname = 'a'", "orchestrators.0: .*give app"),
         ("[[orchestrators]]\napp = 'shop'", "orchestrators.0: .*module:attribute"),
         ("[[orchestrators]]\napp = 'a:b'\ncatalog = 'c'", "app stands alone"),
+        ("[[orchestrators]]\napp = 'a:b'\nrendering = 'select'", "rendering is for orchestrators that are built in"),
+        ("[[orchestrators]]\napp = 'a:b'\nbudget = { turns = 2 }", "budget is for .*: set it where a:b is made"),
+        (
+            "[[orchestrators]]\ncatalog = 'c'\nrendering = 'select'\nsystem_prompt = 'Hi.'",
+            "no place for a system_prompt",
+        ),
         ("[[orchestrators]]\ntools = ['search']", "orchestrators.0 .*needs a policy"),
         ("[[orchestrators]]\napp = 'a:b'\n[[orchestrators]]\napp = 'a:c'", "two are named 'orchestrator'"),
         ("[[keys]]\nname = 'a'", "keys.0: .*either sha256 .* or variable"),

@@ -597,9 +597,11 @@ async def test_code_then_answer_in_llamaindex(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.sandbox
-def test_search_and_reasoning_in_the_select_rendering(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("face", ["langgraph", "llamaindex"])
+async def test_search_and_reasoning_in_the_select_rendering(face: Any, sandbox: Sandbox) -> None:
     from tests.doubles import chat_policy
     from toolorch_integrations.langgraph import create_orchestrator
+    from toolorch_integrations.llamaindex import OrchestratorAgent, PolicyLLM
 
     def specialist(request: Any) -> str:
         asked = request["messages"][-1]["content"]
@@ -611,6 +613,7 @@ def test_search_and_reasoning_in_the_select_rendering(sandbox: Sandbox) -> None:
 
     steps = [Reply(calls=[(name, {"model": "wise"})]) for name in ("search", "enhance_reasoning", "answer")]
     item = {"id": "7", "text": "A crate holds 4.", "score": 0.8, "metadata": {}}
+    question = "Add the first ten Fibonacci numbers."
     with (
         serving(lambda *_: as_json({"results": [[item]]})) as retrieval,
         ScriptedPolicy(specialist) as wise,
@@ -622,14 +625,19 @@ def test_search_and_reasoning_in_the_select_rendering(sandbox: Sandbox) -> None:
             capabilities=("search", "enhance_reasoning", "answer"),
             endpoint=Endpoint(url=wise.url, model="wise"),
         )
-        agent = create_orchestrator(
-            chat_policy(policy),
-            rendering="select",
-            select=loaded.select(),
-            catalog=loaded.select_catalog().with_entries([entry]),
-        )
-        result = agent.invoke({"messages": [("user", "Add the first ten Fibonacci numbers.")]})
-    assert result["messages"][-1].text == "88"
+        options: dict[str, Any] = {
+            "rendering": "select",
+            "select": loaded.select(framework=face),
+            "catalog": loaded.select_catalog().with_entries([entry]),
+        }
+        if face == "langgraph":
+            agent = create_orchestrator(chat_policy(policy), **options)
+            result = await asyncio.to_thread(agent.invoke, {"messages": [("user", question)]})
+            answer = result["messages"][-1].text
+        else:
+            llm = PolicyLLM(policy.model, policy.url, max_retries=0)
+            answer = str(await OrchestratorAgent(llm=llm, **options).run(user_msg=question))
+    assert answer == "88"
     last = policy.requests[-1]["messages"][-1]["content"]
     assert "Doc 1: A crate holds 4. ..." in last
     assert "```output\n88\n```" in last

@@ -118,8 +118,9 @@ class OrchestratorConfig(_Section):
         catalog: Catalogue file of a built-in orchestrator.
         tools_file: Definitions of further tools in OpenAI's function format.
         tools: Built-in tools: code_interpreter, search, local_search.
-        rendering: How the policy is asked: chat or select.
-        system_prompt: Its first message.
+        rendering: How the policy is asked: chat or select. An app of one's own says it where it is made, in either
+            framework, and so all that follows.
+        system_prompt: Its first message; select has no place for one.
         preferences: Where a request gives none.
         budget: Where a request gives none; none of its limits can be exceeded by a request's own.
     """
@@ -142,6 +143,11 @@ class OrchestratorConfig(_Section):
             raise ValueError('give app ("module:attribute"), or at least one of catalog, tools_file and tools')
         if self.app is not None and not all(self.app.partition(":")):
             raise ValueError(f"app {self.app!r} must be module:attribute, such as shop.agents:support")
+        ignored = sorted({"rendering", "system_prompt", "preferences", "budget"} & self.model_fields_set)
+        if self.app is not None and ignored:
+            raise ValueError(f"{ignored[0]} is for orchestrators that are built in: set it where {self.app} is made")
+        if self.rendering == "select" and self.system_prompt:
+            raise ValueError('rendering = "select" has no place for a system_prompt: leave it out')
         return self
 
 

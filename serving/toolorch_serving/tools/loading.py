@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from toolorch_integrations.catalog import Catalog
 from toolorch_integrations.entry import AnyEntry, Specialist
@@ -60,13 +60,22 @@ class LoadedTools:
         """Return the tools for `OrchestratorAgent(tools=tools, catalog=loaded.catalog())`."""
         return [function.llamaindex() for function in self.functions]
 
-    def select(self, tokens: Tokens | None = None) -> SelectTools:
-        """Return search and interpreter for `create_orchestrator(rendering="select", select=...)`, without `tools`."""
-        return SelectTools(
-            search=self.searching.langchain() if self.searching else None,
-            interpreter=self.interpreting.langchain() if self.interpreting else None,
-            tokens=tokens or Tokens(),
-        )
+    def select(
+        self, tokens: Tokens | None = None, *, framework: Literal["langgraph", "llamaindex"] = "langgraph"
+    ) -> SelectTools:
+        """Return search and interpreter for an orchestrator with `rendering="select"`, which takes no other tools.
+
+        Args:
+            tokens: The policy's tokenizer, by which the context is cut.
+            framework: Whose tools they are: of `create_orchestrator` or of `OrchestratorAgent`.
+        """
+
+        def shaped(tool: ToolFunction | None) -> Any:
+            if tool is None:
+                return None
+            return tool.langchain() if framework == "langgraph" else tool.llamaindex(documents=True)
+
+        return SelectTools(shaped(self.searching), shaped(self.interpreting), tokens or Tokens())
 
     def select_catalog(self) -> Catalog:
         """Return the catalogue that goes with `select()`: its two tools and the specialists."""

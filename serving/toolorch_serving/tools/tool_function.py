@@ -126,19 +126,28 @@ class ToolFunction:
             handle_tool_error=True,
         )
 
-    def llamaindex(self) -> FunctionTool:
+    def llamaindex(self, *, documents: bool = False) -> FunctionTool:
         """Return a LlamaIndex tool; an error is raised, as agents of LlamaIndex expect.
+
+        Args:
+            documents: Return the documents that were found as nodes in place of one text, for the `select` rendering.
 
         Raises:
             ImportError: LlamaIndex is not installed.
         """
+        from llama_index.core.schema import NodeWithScore, TextNode
         from llama_index.core.tools import FunctionTool, ToolMetadata
 
-        def call(**arguments: Any) -> str:
-            return self.call(**arguments).text
+        def shaped(found: Found) -> Any:
+            if not documents or not found.documents:
+                return found.text
+            return [NodeWithScore(node=TextNode(text=d.text, metadata=d.metadata)) for d in found.documents]
 
-        async def acall(**arguments: Any) -> str:
-            return (await self.acall(**arguments)).text
+        def call(**arguments: Any) -> Any:
+            return shaped(self.call(**arguments))
+
+        async def acall(**arguments: Any) -> Any:
+            return shaped(await self.acall(**arguments))
 
         model = arguments_model(self.entry)
         metadata = ToolMetadata(name=self.name, description=self.entry.description, fn_schema=model)
