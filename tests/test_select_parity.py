@@ -106,6 +106,12 @@ SCENARIOS = {
         DESTRUCTIVE,
         decisions=[{"type": "edit", "edited_action": {"name": "search", "args": {"model": "search-1"}}}],
     ),
+    "a change that answers": Scenario(
+        FULL[1:],
+        {},
+        DESTRUCTIVE,
+        decisions=[{"type": "edit", "edited_action": {"name": "answer", "args": {"model": "answer-1"}}}],
+    ),
     "a word": Scenario(FULL, {}, DESTRUCTIVE, decisions=[{"type": "respond", "message": "It prints 12."}]),
 }
 
@@ -192,6 +198,7 @@ async def test_the_same_requests_and_the_same_traces(name: str, tmp_path: Path) 
     assert all(len(request["messages"]) == 2 for request in llamaindex.requests)
     assert llamaindex.asked == langgraph.asked
     assert llamaindex.answer == langgraph.answer
+    assert "A person has changed" not in llamaindex.answer
     assert llamaindex.ledger == langgraph.ledger
     assert told(llamaindex.progress) == told(langgraph.progress)
     assert plain_trace(llamaindex.trace) == plain_trace(langgraph.trace)

@@ -44,12 +44,18 @@ def refused(name: str, reason: str = "") -> str:
 
 EDITED = "A person has changed this call before it was made. Do not repeat the first one."
 """Begins the observation of such a call; LangChain's middleware adds the rest in the words of `edited`."""
+_RESPONSE = "Tool response:\n"
 
 
 def edited(name: str, arguments: Any, text: str) -> str:
     """Say what was called in place of what the policy wrote, and what came of it."""
     head = f"{EDITED} Executed instead: {name} with arguments {json.dumps(arguments, default=str)}."
-    return f"{head}\n\nTool response:\n{text}" if text else head
+    return f"{head}\n\n{_RESPONSE}{text}" if text else head
+
+
+def unedited(text: str) -> str:
+    """Return what came of a call without the words on its change, which are not for the user."""
+    return text.partition(_RESPONSE)[2] if text.startswith(EDITED) and _RESPONSE in text else text
 
 
 def over_budget(name: str, limit: Limit) -> str:

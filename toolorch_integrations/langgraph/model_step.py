@@ -73,7 +73,7 @@ class ModelStep(PolicyStep[ModelResponse[Any], ExtendedModelResponse[Any]]):
             return None
         for message in trailing_results(self.messages):
             if isinstance(message.artifact, Mapping) and message.artifact.get("final") is True:
-                return message.text
+                return observation.unedited(message.text)
         return None
 
     def failed_turns(self) -> int:

@@ -84,7 +84,8 @@ class PolicyTurn(PolicyStep[ChatResponse, TurnOutcome]):
 
     def final_reply(self) -> str | None:
         """Return the reply of a specialist that was called to answer the user, if the newest turn has one."""
-        return final_reply(self.messages)
+        reply = final_reply(self.messages)
+        return None if reply is None else observation.unedited(reply)
 
     def failed_turns(self) -> int:
         """Return how many turns at the end of the run brought nothing but errors."""
