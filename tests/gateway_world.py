@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import orjson
 
+from tests.waiting import auntil
 from toolorch_serving.gateway.answer import Answer
 from toolorch_serving.gateway.app import Gateway
 from toolorch_serving.gateway.config import GatewayConfig
@@ -78,10 +79,13 @@ class Serving:
 
 
 class Echo:
-    """A proxy that streams what it is told to, and notes who asked."""
+    """A proxy that streams what it is told to, and notes who asked. Held, it streams on once `go_on` is set."""
 
-    def __init__(self, pieces: int = 3, pause: float = 0.0, dollars: float = 0.0) -> None:
+    def __init__(self, pieces: int = 3, pause: float = 0.0, dollars: float = 0.0, *, held: bool = False) -> None:
         self.pieces, self.pause, self.dollars = pieces, pause, dollars
+        self.go_on = threading.Event()
+        if not held:
+            self.go_on.set()
         self.seen: list[tuple[str, bytes]] = []
         self.streaming = threading.Event()
         self.cancelled = threading.Event()
@@ -98,6 +102,7 @@ class Echo:
                 await send({"type": "http.response.body", "body": b"data: %d\n\n" % number, "more_body": True})
                 self.streaming.set()
                 await asyncio.sleep(self.pause)
+                await auntil(self.go_on.is_set)
             await send({"type": "http.response.body", "body": b""})
         except asyncio.CancelledError:
             self.cancelled.set()

@@ -233,11 +233,12 @@ def test_clients_that_leave_free_their_slots(tiny_policy: Path) -> None:
     with EmbeddedServer(tiny_policy, max_batch=1, progress=False) as server:
         client = PolicyClient(server)
         endless = client.body(user("hello"), ignore_eos=True, max_tokens=2000)
+        impatient = httpx.Timeout(60.0, read=0.02)
         for _ in range(30):
             with client.http.stream("POST", "/v1/chat/completions", json={**endless, "stream": True}) as response:
                 next(response.iter_lines())
             with pytest.raises(httpx.ReadTimeout):
-                client.http.post("/v1/chat/completions", json=endless, timeout=0.02)
+                client.http.post("/v1/chat/completions", json=endless, timeout=impatient)
         # Were they to run on in the one slot, 120,000 tokens would come before this answer.
         assert client.ask(user("hello")).finish == "stop"
 

@@ -20,6 +20,7 @@ from sqlalchemy.exc import OperationalError
 
 from tests.gateway_world import Echo, PolicyServer, Serving, bearer, client_of, gateway, sha256
 from tests.sample_events import run
+from tests.waiting import auntil
 from toolorch_integrations.entry import Specialist, Tool
 from toolorch_integrations.store import TraceStore
 from toolorch_serving.gateway.errors import ConfigError
@@ -208,7 +209,7 @@ def test_over_real_http_a_large_body_is_refused_and_the_next_request_answered(tm
 
 
 async def test_a_request_that_takes_too_long_is_ended(tmp_path: Path):
-    server = {"request_seconds": 0.1}
+    server = {"request_seconds": 0.5}
     with gateway(tmp_path, with_proxy(echo := Echo(0, pause=60)), server=server) as app, client_of(app) as client:
         answer = await client.post(CHAT, json={"model": "small"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
@@ -216,7 +217,7 @@ async def test_a_request_that_takes_too_long_is_ended(tmp_path: Path):
 
 
 async def test_a_stream_that_takes_too_long_ends_with_an_error(tmp_path: Path):
-    server = {"request_seconds": 0.2}
+    server = {"request_seconds": 0.5}
     with gateway(tmp_path, with_proxy(Echo(3, pause=60)), server=server) as app, client_of(app) as client:
         answer = await client.post(CHAT, json={"model": "small"})
         first, last = answer.text.strip().split("\n\n\n\n")
@@ -249,8 +250,11 @@ async def test_a_store_that_is_away_is_a_503(tmp_path: Path, monkeypatch: pytest
 
 async def test_more_requests_than_may_run_at_once_are_told_to_come_back(tmp_path: Path):
     server = {"requests_at_once": 2}
-    with gateway(tmp_path, with_proxy(Echo(2, pause=0.2)), server=server) as app, client_of(app) as client:
-        answers = await asyncio.gather(*(client.post(CHAT, json={"model": "small"}) for _ in range(5)))
+    with gateway(tmp_path, with_proxy(echo := Echo(2, held=True)), server=server) as app, client_of(app) as client:
+        asked = [asyncio.create_task(client.post(CHAT, json={"model": "small"})) for _ in range(5)]
+        await auntil(lambda: sum(one.done() for one in asked) == 3)
+        echo.go_on.set()
+        answers = await asyncio.gather(*asked)
         assert sorted(answer.status_code for answer in answers) == [200, 200, 503, 503, 503]
         refused = next(answer for answer in answers if answer.status_code == 503)
         assert (refused.headers["retry-after"], refused.json()["error"]["code"]) == ("5", "overloaded")
@@ -262,21 +266,22 @@ async def test_more_requests_than_may_run_at_once_are_told_to_come_back(tmp_path
 
 
 def test_a_drain_lets_a_stream_end_and_takes_no_more(tmp_path: Path):
-    with gateway(tmp_path, with_proxy(echo := Echo(4, pause=0.3))) as app, Serving(app) as serving:
+    with gateway(tmp_path, with_proxy(echo := Echo(4, held=True))) as app, Serving(app) as serving:
         with httpx.Client(base_url=serving.url) as client:
             assert client.get("/health").status_code == 200
             whole: list[httpx.Response] = []
             asking = threading.Thread(target=lambda: whole.append(httpx.post(serving.url + CHAT, json={"model": "m"})))
             asking.start()
-            assert echo.streaming.wait(10)
+            assert echo.streaming.wait(60)
             serving.drain()
             while (health := client.get("/health")).status_code == 200:
                 pass
             assert health.json()["status"] == "draining"
             refused = httpx.post(serving.url + CHAT, json={"model": "m"})
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-        asking.join(10)
-        serving.thread.join(10)
+        echo.go_on.set()
+        asking.join(60)
+        serving.thread.join(60)
         assert whole[0].text.endswith("data: 3\n\n")
         assert not serving.thread.is_alive()
         assert len(echo.seen) == 1
@@ -293,10 +298,10 @@ def test_a_drain_cuts_off_what_takes_too_long(tmp_path: Path):
 
         asking = threading.Thread(target=ask)
         asking.start()
-        assert echo.streaming.wait(10)
+        assert echo.streaming.wait(60)
         serving.drain()
-        asking.join(10)
-        serving.thread.join(10)
+        asking.join(60)
+        serving.thread.join(60)
         assert not serving.thread.is_alive()
         assert echo.cancelled.is_set()
         last = json.loads("".join(parts).strip().rpartition("data: ")[2])
@@ -419,7 +424,7 @@ def test_old_traces_are_deleted_by_schedule(tmp_path: Path, monkeypatch: pytest.
         for number, age in enumerate((0, 2 * 86_400)):
             for event in run(f"{number:032x}", started=now - age):
                 recorder.put(event)
-        assert recorder.flush(10)
+        assert recorder.flush(60)
         while len(left := list(app.state.store.traces())) > 1:  # the test's own time limit ends it
             time.sleep(0.02)
         assert [trace.id for trace in left] == [f"{0:032x}"]

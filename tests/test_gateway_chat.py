@@ -17,8 +17,10 @@ from sse_starlette import ServerSentEvent
 
 from tests.gateway_runs import DELETE_TWO, FACES, Held, Shop, ask, runner_for
 from tests.gateway_world import Serving, bearer, gateway, sha256
+from tests.waiting import auntil
 from toolorch_integrations.events import TraceStatus
 from toolorch_integrations.testing import Reply, ScriptedPolicy
+from toolorch_integrations.trace import Trace
 from toolorch_serving.gateway.accounting import counted
 from toolorch_serving.gateway.sse import RunResponse, event
 
@@ -74,6 +76,17 @@ async def sse(
 
 async def all_of(one: SimpleNamespace, body: dict[str, Any], **options: Any) -> list[tuple[str, dict[str, Any]]]:
     return [event async for event in sse(one, body, **options)]
+
+
+async def failed(one: SimpleNamespace) -> list[Trace]:
+    """Return the traces that ended with an error, once there is one."""
+
+    def found() -> list[Trace]:
+        one.state.session.flush()
+        return list(one.state.store.full_traces(status=TraceStatus.ERROR))
+
+    await auntil(found)
+    return found()
 
 
 # --- OpenAI's protocol ---
@@ -164,15 +177,10 @@ async def test_a_client_that_goes_away_ends_its_run(face: str, stream: bool, tmp
         asking = asyncio.create_task(httpx.AsyncClient().post(f"{one.url}/v1/chat/completions", json=body, timeout=60))
         await held.begun()
         asking.cancel()
-        for _ in range(500):
-            one.state.session.flush()
-            ended = [trace for trace in one.state.store.traces() if trace.status is TraceStatus.ERROR]
-            if ended:
-                break
-            await asyncio.sleep(0.02)
+        (trace,) = await failed(one)
         held.let_go.set()
         await asyncio.sleep(0.1)
-        assert "the client disconnected" in ended[0].error
+        assert "the client disconnected" in trace.error
         assert (len(one.policy.requests), len(one.experts.requests)) == (1, 1)
 
 
@@ -323,14 +331,10 @@ async def test_a_reader_that_leaves_in_mid_stream_ends_the_run(face: str, tmp_pa
             elif name == "tool_call":
                 await held.begun()
                 break
-        for _ in range(500):
-            one.state.session.flush()
-            trace = one.state.store.find(trace_id)
-            if trace is not None and trace.status is TraceStatus.ERROR:
-                break
-            await asyncio.sleep(0.02)
+        (trace,) = await failed(one)
         held.let_go.set()
         await asyncio.sleep(0.1)
+        assert trace.id == trace_id
         assert "the client disconnected" in trace.error
         assert (len(one.policy.requests), len(one.experts.requests)) == (1, 1)
 

@@ -48,7 +48,7 @@ def schema(tmp_path: Path) -> Iterator[Any]:
         for number in range(3):
             for event in run(f"{number:032x}"):
                 app.state.session.recorder.put(event)
-        assert app.state.flush(10)
+        assert app.state.flush(60)
         yield schemathesis.openapi.from_asgi("/openapi.json", app)
 
 

@@ -40,7 +40,7 @@ def world(folder: Path, traces: int = 0, **sections: Any) -> Iterator[tuple[Gate
         client = stack.enter_context(client_of(app))
         for number in range(traces):
             capture(app, number, started=NOW + number // 2, thread_id=f"t{number % 2}")
-        assert app.state.flush(10)
+        assert app.state.flush(60)
         yield app, client
 
 
@@ -65,7 +65,7 @@ async def test_a_page_that_is_just_full_is_the_last(tmp_path: Path):
 async def test_traces_are_filtered(tmp_path: Path):
     with world(tmp_path, 4) as (app, client):
         app.state.session.recorder.put(TraceStarted("f" * 32, app="other", started=NOW))
-        assert app.state.flush(10)
+        assert app.state.flush(60)
 
         async def ids(**filters: str) -> set[str]:
             return {trace["id"][-1] for trace in (await client.get("/v1/traces", params=filters)).json()["data"]}
@@ -87,7 +87,7 @@ async def test_what_is_no_cursor_is_refused(tmp_path: Path, cursor: str):
 async def test_a_listing_cuts_long_texts_and_a_trace_does_not(tmp_path: Path):
     with world(tmp_path) as (app, client):
         trace_id = capture(app, 1, request="long " * 1_000)
-        assert app.state.flush(10)
+        assert app.state.flush(60)
         assert len((await client.get("/v1/traces")).json()["data"][0]["request"]) == 500
         assert len((await client.get(f"/v1/traces/{trace_id}")).json()["request"]) == 5_000
 
@@ -140,7 +140,7 @@ async def test_whatever_models_wrote_is_shown_as_json(tmp_path: Path):
         put(TraceStarted("a" * 32, metadata={"odd": ["\ud800", 2**80, float("nan")]}))
         put(CallEnded("a" * 32, Call(CallKind.TOOL, "t"), {"huge": 2**80, "half": "\ud800", "none": float("inf")}, ""))
         put(TraceEnded("a" * 32))
-        assert app.state.flush(10)
+        assert app.state.flush(60)
         trace = json.loads((await client.get(f"/v1/traces/{'a' * 32}")).content, parse_constant=pytest.fail)
         assert trace["calls"][0]["arguments"] == {"huge": 2**80, "half": "\ud800", "none": None}
         assert (await client.get("/v1/traces")).status_code == 200
@@ -236,7 +236,7 @@ async def test_routing_counts_by_span_of_time(tmp_path: Path):
     with world(tmp_path) as (app, client):
         for number, at in enumerate((0, 10, 2 * width, 2 * width + 1, 5 * width - 0.5)):
             capture(app, number, started=begin + at)
-        assert app.state.flush(10)
+        assert app.state.flush(60)
         found = (await client.get("/v1/routing", params={"since": begin + 5, "bucket": width})).json()["buckets"]
         assert [(one["start"] - begin, one["runs"], one["calls"], one["versions"]) for one in found] == [
             (0.0, 1, {"add": 1}, {"policy-1": 1}),
@@ -251,7 +251,7 @@ async def test_routing_is_of_the_last_day_by_default(tmp_path: Path):
     with world(tmp_path) as (app, client):
         capture(app, 1, started=time.time() - 60)
         capture(app, 2, started=time.time() - 90_000)
-        assert app.state.flush(10)
+        assert app.state.flush(60)
         found = (await client.get("/v1/routing")).json()["buckets"]
         assert sum(one["runs"] for one in found) == 1
 

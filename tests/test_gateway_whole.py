@@ -31,7 +31,7 @@ def test_an_apps_call_is_captured_counted_limited_and_shown(tmp_path: Path):
             assert answer.json()["choices"][0]["message"]["content"] == "w5"
         refused = client.post("/v1/chat/completions", json=ASK, headers=bearer("app"))
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
-        assert app.state.flush(10)
+        assert app.state.flush(60)
         heads = client.get("/v1/traces").json()["data"]
         assert [head["totals"]["output_tokens"] for head in heads] == [2, 2]
         trace = client.get(f"/v1/traces/{heads[0]['id']}").json()
@@ -83,7 +83,7 @@ def test_the_page_and_the_api_answer_many_at_once(tmp_path: Path):
         for thread in threads:
             thread.join()
         assert statuses == [200] * 32
-        assert app.state.flush(10)
+        assert app.state.flush(60)
         assert sum(1 for _ in app.state.store.traces(status="answered")) == 16
 
 

@@ -382,9 +382,11 @@ async def test_a_run_that_is_cancelled_in_mid_call_releases_its_reservations() -
 
 async def test_a_run_that_times_out_in_mid_call_releases_its_reservations() -> None:
     with ScriptedPolicy([wants("hang"), "So be it."]) as policy:
-        agent, handler = await hanging(policy, asyncio.Event(), timeout=0.7)
+        started = asyncio.Event()
+        agent, handler = await hanging(policy, started, timeout=2.0)
         with pytest.raises(WorkflowTimeoutError):
             await handler
+        assert started.is_set()
         (run,) = agent.runs._runs._runs.values()
         assert run.account._reserved == {}
 

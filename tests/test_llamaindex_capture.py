@@ -303,12 +303,14 @@ async def test_a_tool_that_raises_in_an_ordinary_agent(path: Path) -> None:
 async def test_a_run_that_is_cancelled_or_timed_out(path: Path) -> None:
     async def hang() -> str:
         """Hang."""
+        hangs.set()
         await asyncio.sleep(60)
         return "late"
 
+    hangs = asyncio.Event()
     with ScriptedPolicy([Reply(calls=[("hang", {})]), "Done."]) as policy, capture(path):
         handler = OrchestratorAgent(tools=[hang], llm=llm_of(policy)).run(user_msg="one")
-        await asyncio.sleep(0.3)
+        await hangs.wait()
         await handler.cancel_run()
         with pytest.raises(Exception):  # noqa: B017, PT011
             await handler

@@ -387,7 +387,7 @@ def test_a_context_that_fits_nothing_is_refused_before_anything_is_spent(go: Go)
 
 
 def test_parallel_calls_really_overlap(go: Go):
-    together = threading.Barrier(3, timeout=10)
+    together = threading.Barrier(3, timeout=60)
 
     def wait(n: int) -> int:
         """Wait for the others."""
@@ -405,7 +405,7 @@ def test_parallel_calls_really_overlap(go: Go):
 
 
 def test_specialists_overlap_too(go: Go):
-    together = threading.Barrier(3, timeout=10)
+    together = threading.Barrier(3, timeout=60)
 
     def reply(_: object) -> Reply:
         together.wait()

@@ -318,7 +318,7 @@ def test_a_locked_database_is_waited_for(path: Path):
             recorder.put(item)
         assert not recorder.flush(0.5), "nothing can be written yet"
         locker.stdin.close()
-        assert recorder.flush(20)
+        assert recorder.flush(60)
         assert not recorder.dropped
     assert read(path, trace_id).totals.turns == 2
 

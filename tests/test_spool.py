@@ -363,11 +363,11 @@ def test_the_limit_of_bytes_is_kept_and_what_is_beyond_is_counted(path: Path, sp
                 put_all(recorder, [event for _ in range(100) for event in run(new_id())])
             assert sum(file.stat().st_size for file in segments(spool)) <= 1.05 * 50_000
         assert set(recorder.dropped) == {"spool"}
-        assert recorder.flush(30)
+        assert recorder.flush(60)
         assert store.trace(first).totals.turns == 2
         lost = recorder.dropped["spool"]
         put_all(recorder, run(new_id()))
-        assert recorder.flush(30)
+        assert recorder.flush(60)
         assert recorder.dropped["spool"] == lost, "there is room again"
     store.close()
 

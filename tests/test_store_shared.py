@@ -16,6 +16,7 @@ import pytest
 
 from tests.postgres import PostgresServer
 from tests.sample_events import run
+from tests.waiting import until
 from toolorch_integrations.errors import StoreError
 from toolorch_integrations.events import TraceStatus
 from toolorch_integrations.owner import Owner
@@ -147,10 +148,7 @@ def test_a_schedule_applies_its_policy_and_survives_a_failure(store: TraceStore,
     monkeypatch.setattr(TraceStore, "purge", purge)
     schedule = RetentionSchedule(store, RetentionPolicy(days=30), every_seconds=0.05)
     schedule.start()
-    deadline = time.monotonic() + 20
-    while ids(store):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: not ids(store))
     schedule.stop()
     assert failed.is_set()
 
@@ -175,10 +173,7 @@ def test_a_snapshot_that_a_writer_relies_on_is_not_tidied_away(postgres_url: str
             other.execute("INSERT INTO snapshots VALUES ('h', '') ON CONFLICT DO NOTHING")
             purging = threading.Thread(target=store.purge, kwargs={"keep": 0})
             purging.start()
-            deadline = time.monotonic() + 20
-            while not _waits_for_a_lock(postgres_url):
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            until(lambda: _waits_for_a_lock(postgres_url))
             columns = [column.name for column in other.execute("SELECT * FROM traces LIMIT 0").description or ()]
             row = dict.fromkeys(columns, 0) | dict.fromkeys(
                 ("status", "app", "framework", "thread_id", "request", "answer", "error", "host", "boot"), ""
@@ -193,7 +188,7 @@ def test_a_snapshot_that_a_writer_relies_on_is_not_tidied_away(postgres_url: str
             row |= {"exact": True, "preferences": None, "budget": None, "revision": 1}
             names, places = ", ".join(row), ", ".join(f"%({name})s" for name in row)
             other.execute(f"INSERT INTO traces ({names}) VALUES ({places})", row)  # type: ignore[arg-type]
-        purging.join(20)
+        purging.join(60)
         assert store.trace("b" * 32).snapshots == {"h": {"x": 1}}
 
 
