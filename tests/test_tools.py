@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -828,7 +827,7 @@ def test_a_function_that_waits_does_not_hold_up_the_event_loop(definitions: Call
     path = definitions([COUNTING])
     tool = load_tools(definitions=path).functions[0]
     release = threading.Event()
-    slow = type(tool)(tool.entry, lambda text: release.wait(5) and text)
+    slow = type(tool)(tool.entry, lambda text: release.wait(30) and text)
 
     async def both() -> str:
         task = asyncio.create_task(slow.acall(text="a"))
@@ -836,6 +835,4 @@ def test_a_function_that_waits_does_not_hold_up_the_event_loop(definitions: Call
         release.set()  # would never be reached if the call held the loop
         return (await task).text
 
-    started = time.monotonic()
     assert asyncio.run(both()) == "a"
-    assert time.monotonic() - started < 5
