@@ -66,8 +66,9 @@ _CHEAP, _DEAR = 3.0, 8.0
 
 
 def prices(low: float, high: float, unseen: bool) -> list[float]:
-    """Return the prices of a range that training, or only the test, shows: every fourth is kept for that."""
-    return [price for place, price in enumerate(_PRICES) if low <= price <= high and (place % 4 == 1) == unseen]
+    """Return the prices of a range that training, or only the test, shows: every fourth between those of training."""
+    shown = [price for place, price in enumerate(_PRICES) if low <= price <= high and place % 4 != 1]
+    return [price for price in _PRICES if shown[0] < price < shown[-1] and price not in shown] if unseen else shown
 
 
 def team(draw: random.Random, unseen: bool = False) -> Team:
