@@ -35,11 +35,6 @@ def broken(code: str) -> str:
     raise RuntimeError("no sandbox")
 
 
-def long(query: str) -> list[str]:
-    """Search, and return more than there is room for."""
-    return ["a " * 600 + str(number) for number in range(60)]
-
-
 def counted(query: str) -> dict[str, Any]:
     """Search, and return JSON."""
     return {"results": [{"title": "Tents", "text": text} for text in find(query)], "count": 2}
@@ -80,10 +75,7 @@ SCENARIOS = {
         {"catalog": CatalogFilter(aliases={"search-3": "search-x"}, prices={"answer-1": Price(call=3)})},
     ),
     "history": Scenario(FULL, before=[("user", "Do you sell tents?"), ("assistant", "Yes.")]),
-    "a long context": Scenario(
-        FULL,
-        {"select": SelectTools(find, python, Tokens(lambda text: [*text.encode()], lambda ids: bytes(ids).decode()))},
-    ),
+    "the policy's own tokens": Scenario(FULL, {"select": SelectTools(find, python, LETTERS)}),
     "JSON": Scenario(FULL, {"select": SelectTools(counted, python)}),
     "nothing to search with": Scenario(FULL[1:], {"select": SelectTools(interpreter=python)}),
     "unknown names": Scenario(
