@@ -257,11 +257,9 @@ class Engine:
     def _leave(self, gone: list[Request]) -> None:
         if not gone:
             return
-        for request in gone:
-            index = self._running.index(request)
+        places = [self._running.index(request) for request in gone]
+        for request, place in zip(gone, places, strict=True):
             # The last token was sampled but never fed back, so the row ends before it.
-            held = (request.prompt + request.tokens)[: self._batch.lengths[index]]
-            self._prefixes.add(request.adapter, held, partial(self._batch.row, index))
-        stay = [index for index, request in enumerate(self._running) if request not in gone]
-        self._running = [self._running[index] for index in stay]
-        self._batch.keep(stay)
+            held = (request.prompt + request.tokens)[: self._batch.lengths[place]]
+            self._prefixes.add(request.adapter, held, partial(self._batch.row, place))
+        self._running = [self._running[before] for before in self._batch.leave(places)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from toolorch_serving.embedded.batch import Layers
+from toolorch_serving.embedded.key_values import Layers
 
 
 class PrefixCache:
