@@ -21,12 +21,12 @@ import statistics
 import sys
 import time
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 
 from benchmarks.asgi import Receive, Scope, Send, body_of, respond
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 CALLS = 10
 SAMPLED_IDS, RESULT_IDS = 150, 25
@@ -126,9 +126,6 @@ def asked(body: bytes) -> tuple[str, int, int]:
 
 def built_policy() -> FastAPI:
     """Return a policy server that builds each answer, as servers of FastAPI do."""
-    from fastapi import FastAPI, Request
-    from fastapi.responses import JSONResponse
-
     app = FastAPI()
 
     @app.get("/v1/models")
