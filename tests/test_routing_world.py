@@ -14,6 +14,7 @@ from examples.routing.app import routing_app
 from examples.routing.measure import Worth, baselines, best_rewards, rewards, worth
 from examples.routing.redrawn import EVERYTHING, SKILLS, names, prices, redrawn_tasks, team
 from examples.routing.redrawn_policy import reply, verdict
+from examples.routing.redrawn_reading import parts_of
 from examples.routing.requests import RoutingTask
 from tests.doubles import chat_policy
 from toolorch_integrations.testing import Reply, ScriptedPolicy
@@ -115,6 +116,17 @@ def steps(task: RoutingTask, price: float, seconds: float) -> tuple[str, str]:
     one = SimulatedSpecialist("one", "Good at text.", Price(input=price, output=4 * price), seconds)
     *_, price_step, seconds_step, _ = verdict(task, one).split(" ")
     return price_step, seconds_step
+
+
+def test_verdicts_are_read_back():
+    for task in redrawn_tasks(8, "back"):
+        for specialist in task.team.specialists:
+            ((name, fits, price, seconds),) = parts_of(verdict(task, specialist))
+            assert name == specialist.name
+            marked = f"{task.kind} yes" in verdict(task, specialist)
+            assert fits == ("able" if marked or specialist.description == EVERYTHING else "weak")
+            assert (len(price), len(seconds)) == (1, 1)
+    assert parts_of('"calm-otter" text: able $c es "calm-otter"; "bold" broken') == [("calm-otter", "able", "c", "e")]
 
 
 def test_the_readers_choice_says_nothing_about_who_is_good():

@@ -1,0 +1,71 @@
+"""How much of what the policy of `redrawn_policy.py` writes down is right, on teams that it has never seen.
+
+    python -m examples.routing.redrawn_reading FOLDER [--tasks 80]
+
+It answers greedily; each part of each verdict is compared with what the catalogue says. A verdict whose name is wrong
+has no right part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from examples.routing.base_policy import chat_prompt
+from examples.routing.redrawn import redrawn_tasks
+from examples.routing.redrawn_policy import verdict
+from examples.routing.requests import SETTINGS
+
+PARTS = ("name", "who fits", "step of the price", "step of the seconds")
+_VERDICT = re.compile(r'"([\w-]+)" [^":]*: (able|weak) \$(\w+) (\w+)s')
+
+
+def parts_of(said: str) -> list[tuple[str, ...]]:
+    """Return the parts of each verdict in a text."""
+    return [match.groups() for match in _VERDICT.finditer(said)]
+
+
+def right(folder: Path, count: int) -> tuple[Counter[str], int]:
+    """Return how often each part of a verdict is right, and how many verdicts there are."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = loaded.eval()
+    found: Counter[str] = Counter()
+    verdicts = 0
+    for task in redrawn_tasks(count, "reading", list(SETTINGS), unseen=True):
+        messages, tools = chat_prompt(task)
+        rendered = tokenizer.apply_chat_template(
+            messages, tools=tools, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        with torch.inference_mode():
+            ids = model.generate(**rendered, max_new_tokens=240, do_sample=False)[0, rendered["input_ids"].shape[1] :]
+        said = {name: rest for name, *rest in parts_of(tokenizer.decode(ids))}
+        for specialist in task.team.specialists:
+            ((name, *expected),) = parts_of(verdict(task, specialist))
+            verdicts += 1
+            if name in said:
+                found["name"] += 1
+                found.update(part for part, a, b in zip(PARTS[1:], expected, said[name], strict=True) if a == b)
+    return found, verdicts
+
+
+def main() -> None:
+    """Print the shares."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tasks", type=int, default=80)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    found, verdicts = right(given.folder, given.tasks)
+    for part in PARTS:
+        print(f"{part}: {found[part]} of {verdicts} right, {found[part] / verdicts:.1%}")
+
+
+if __name__ == "__main__":
+    main()
