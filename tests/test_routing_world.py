@@ -13,7 +13,7 @@ from benchmarks.routing_report import dominated, summed_up
 from examples.routing.app import routing_app
 from examples.routing.measure import Worth, baselines, best_rewards, rewards, worth
 from examples.routing.redrawn import EVERYTHING, SKILLS, names, prices, redrawn_tasks, team
-from examples.routing.redrawn_policy import reply, verdict
+from examples.routing.redrawn_policy import able, reply, shortlist, verdict
 from examples.routing.redrawn_reading import parts_of
 from examples.routing.requests import RoutingTask
 from tests.doubles import chat_policy
@@ -127,6 +127,14 @@ def test_verdicts_are_read_back():
             assert fits == ("able" if marked or specialist.description == EVERYTHING else "weak")
             assert (len(price), len(seconds)) == (1, 1)
     assert parts_of('"calm-otter" text: able $c es "calm-otter"; "bold" broken') == [("calm-otter", "able", "c", "e")]
+
+
+def test_the_shortlist_names_the_cheapest_and_the_quickest_of_those_who_fit():
+    for task in redrawn_tasks(30, "short"):
+        fit = {one.name: one for one in task.team.specialists if able(task, one)}
+        cheapest, quickest = (part.split('"')[1] for part in shortlist(task).split("; "))
+        assert fit[cheapest].price.input <= 2**0.5 * min(one.price.input for one in fit.values())
+        assert fit[quickest].latency <= 2**0.5 * min(one.latency for one in fit.values())
 
 
 def test_the_readers_choice_says_nothing_about_who_is_good():

@@ -3,8 +3,8 @@
     python -m examples.routing.redrawn_policy --out .toolorch/routing/reader
 
 Before it calls, it writes down the kind of the request, what the caller cares about, and of each specialist what it is
-good at, whether that is what the request needs, and which step of price and seconds it stands on. Which of them is then
-the one to call it has to learn by experience: its supervised runs call one at random.
+good at, whether that is what the request needs, and which step of price and seconds it stands on; then who of those
+that fit costs least, and who is quickest. Whom to call it has to learn by experience: its supervised runs call anybody.
 """
 
 from __future__ import annotations
@@ -36,15 +36,37 @@ _STEPS = "abcdefghijklmnop"
 _LEAST_PRICE, _LEAST_SECONDS = 0.1, 0.5
 
 
+def able(task: RoutingTask, specialist: SimulatedSpecialist) -> bool:
+    """Whether a specialist's description names what a request needs."""
+    return specialist.description == EVERYTHING or task.kind in _good_at(specialist)
+
+
+def shortlist(task: RoutingTask) -> str:
+    """Return who, among those who are able, stands on the lowest step of price, and of seconds."""
+    fit = [specialist for specialist in task.team.specialists if able(task, specialist)]
+    cheapest = min(fit, key=lambda one: _price_step(one))
+    quickest = min(fit, key=lambda one: _seconds_step(one))
+    return f'low cost "{cheapest.name}"; low latency "{quickest.name}"'
+
+
 def verdict(task: RoutingTask, specialist: SimulatedSpecialist) -> str:
     """Return what the policy writes down of a specialist: the name at both ends, so that each step is a local one."""
-    good = specialist.description.removeprefix("Good at ").removesuffix(".").split(", ")
-    able = specialist.description == EVERYTHING or task.kind in good
-    marked = ", ".join(f"{kind} yes" if kind == task.kind else kind for kind in good)
-    price = _step(specialist.price.input / _LEAST_PRICE)
-    seconds = _step((specialist.latency or 0) / _LEAST_SECONDS)
-    said = "able" if able else "weak"
-    return f'"{specialist.name}" {marked}: {said} ${price} {seconds}s "{specialist.name}"'
+    marked = ", ".join(f"{kind} yes" if kind == task.kind else kind for kind in _good_at(specialist))
+    said = "able" if able(task, specialist) else "weak"
+    steps = f"${_price_step(specialist)} {_seconds_step(specialist)}s"
+    return f'"{specialist.name}" {marked}: {said} {steps} "{specialist.name}"'
+
+
+def _good_at(specialist: SimulatedSpecialist) -> list[str]:
+    return specialist.description.removeprefix("Good at ").removesuffix(".").split(", ")
+
+
+def _price_step(specialist: SimulatedSpecialist) -> str:
+    return _step(specialist.price.input / _LEAST_PRICE)
+
+
+def _seconds_step(specialist: SimulatedSpecialist) -> str:
+    return _step((specialist.latency or 0) / _LEAST_SECONDS)
 
 
 def _step(times: float) -> str:
@@ -63,6 +85,7 @@ def reply(task: RoutingTask, draw: random.Random) -> dict[str, Any]:
     """Return a message that says of each specialist what its description says, and calls one of them by chance."""
     made = called(task, draw.choice(task.team.specialists).name, {"final": True})
     read = "; ".join(verdict(task, specialist) for specialist in task.team.specialists)
+    read += f"; {shortlist(task)}"
     # "needs" puts a space before the kind, so that it is the same token as in the descriptions.
     return {**made, "content": f"needs {made['content']}; {read}"}
 
@@ -72,7 +95,7 @@ def make(
     *,
     teams: int = 6000,
     requests: int = 16,
-    steps: int = 5000,
+    steps: int = 8000,
     hidden: int = 128,
     layers: int = 4,
     seed: int = 0,
@@ -147,7 +170,7 @@ def main() -> None:
     """Make the policy."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(".toolorch/routing/reader"))
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--teams", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

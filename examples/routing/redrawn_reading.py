@@ -3,7 +3,7 @@
     python -m examples.routing.redrawn_reading FOLDER [--tasks 80]
 
 It answers greedily; each part of each verdict is compared with what the catalogue says. A verdict whose name is wrong
-has no right part.
+has no right part. Of each request, it is also seen whether those who cost least and are quickest are named rightly.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from examples.routing.base_policy import chat_prompt
 from examples.routing.redrawn import redrawn_tasks
-from examples.routing.redrawn_policy import verdict
+from examples.routing.redrawn_policy import shortlist, verdict
 from examples.routing.requests import SETTINGS
 
 PARTS = ("name", "who fits", "step of the price", "step of the seconds")
+CHOICES = ("who costs least", "who is quickest")
 _VERDICT = re.compile(r'"([\w-]+)" [^":]*: (able|weak) \$(\w+) (\w+)s')
+
+_CHOICES = re.compile(r'low cost "([\w-]+)"; low latency "([\w-]+)"')
 
 
 def parts_of(said: str) -> list[tuple[str, ...]]:
@@ -32,7 +35,7 @@ def parts_of(said: str) -> list[tuple[str, ...]]:
 
 
 def right(folder: Path, count: int) -> tuple[Counter[str], int]:
-    """Return how often each part of a verdict is right, and how many verdicts there are."""
+    """Return how often each part of a verdict, and each choice, is right, and how many verdicts there are."""
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model = loaded.eval()
@@ -45,13 +48,17 @@ def right(folder: Path, count: int) -> tuple[Counter[str], int]:
         )
         with torch.inference_mode():
             ids = model.generate(**rendered, max_new_tokens=240, do_sample=False)[0, rendered["input_ids"].shape[1] :]
-        said = {name: rest for name, *rest in parts_of(tokenizer.decode(ids))}
+        text = tokenizer.decode(ids)
+        said = {name: rest for name, *rest in parts_of(text)}
+        (expected,), chosen = _CHOICES.findall(shortlist(task)), _CHOICES.findall(text)
+        if chosen:
+            found.update(part for part, a, b in zip(CHOICES, expected, chosen[-1], strict=True) if a == b)
         for specialist in task.team.specialists:
-            ((name, *expected),) = parts_of(verdict(task, specialist))
+            ((name, *facts),) = parts_of(verdict(task, specialist))
             verdicts += 1
             if name in said:
                 found["name"] += 1
-                found.update(part for part, a, b in zip(PARTS[1:], expected, said[name], strict=True) if a == b)
+                found.update(part for part, a, b in zip(PARTS[1:], facts, said[name], strict=True) if a == b)
     return found, verdicts
 
 
@@ -65,6 +72,8 @@ def main() -> None:
     found, verdicts = right(given.folder, given.tasks)
     for part in PARTS:
         print(f"{part}: {found[part]} of {verdicts} right, {found[part] / verdicts:.1%}")
+    for choice in CHOICES:
+        print(f"{choice}: {found[choice]} of {given.tasks} right, {found[choice] / given.tasks:.1%}")
 
 
 if __name__ == "__main__":
