@@ -13,6 +13,7 @@ from rich.console import Console
 from examples.routing.demo import NAME, POLICY, VERSION, Counts, Outcome, run
 from examples.routing.demo_view import estimate_check, table
 from examples.routing.requests import KINDS
+from examples.routing.specialists import SPECIALISTS
 from toolorch_integrations.store import TraceStore
 from toolorch_rl.estimate import EstimateReport, Interval
 from toolorch_serving.promotion import Criteria, Proof, Stage, StageProof, Verdict
@@ -41,7 +42,8 @@ def test_the_policy_begins_with_every_specialist(outcome: Outcome, work: Path) -
     assert len(traces) == COUNTS.captured * COUNTS.repetitions
     assert {trace.policy_versions[0] for trace in traces} == {NAME}
     assert all(trace.exact and trace.rewards for trace in traces)
-    assert len({entry.call.name for trace in traces for entry in trace.calls}) == 6
+    # It samples: now and then it calls somebody whom there is not.
+    assert {entry.call.name for trace in traces for entry in trace.calls} >= {one.name for one in SPECIALISTS}
     assert len({str(trace.metadata["task"]) for trace in traces}) == COUNTS.captured == 2 * len(KINDS)
 
 

@@ -37,7 +37,7 @@ SFT: dict[str, Any] = {
     "batch": 8,
     "micro_batch": 8,
     "lora_rank": 8,
-    "learning_rate": 1e-2,
+    "learning_rate": 5e-3,
 }
 GOOD, NOISE = f"{live.NAME}-good", f"{live.NAME}-noise"
 
