@@ -61,7 +61,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     torch.set_num_threads(1)
     policy = live.build(folder / "policy")
     with EmbeddedServer(policy, name=live.NAME, dtype="float32", progress=False) as server:
-        # The estimate asks whether the log has what the candidate does: of 144 runs, one in twenty logs lacks it by luck.
+        # The estimate asks whether the log has what the candidate does: one log of 144 runs in twenty lacks it by luck.
         for part, each in (("trained", 6), ("held-back", 18)):
             with TraceStore.open(folder / f"{part}.db") as store:
                 traffic = live.Traffic(live.App(server.url, str(folder / f"{part}.db")), store)
