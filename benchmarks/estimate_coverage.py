@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.policy_world import base_policy, moved, realised, run
-from toolorch_rl.estimate import estimate
+from toolorch_rl.estimate import MetricEstimate, estimate
 
 
 @dataclass
@@ -29,6 +29,17 @@ class Count:
     differences: int = 0
     wrong: int = 0
 
+    def add(self, entry: MetricEstimate, truth: float, before: float) -> None:
+        """Hold an estimate against the truth, of the new policy and of the one that made the log, if it says one."""
+        if entry.estimate is None or entry.difference is None:
+            return
+        self.said += 1
+        self.held += entry.estimate.low <= truth <= entry.estimate.high
+        self.differences += entry.difference.low <= truth - before <= entry.difference.high
+        self.width += (entry.estimate.high - entry.estimate.low) / max(abs(truth), 1e-9)
+        better = (truth > before) == entry.higher_is_better
+        self.wrong += entry.verdict == ("worse" if better else "better")
+
 
 def trial(seed: int, runs: int, per_task: int, step: float, counts: dict[str, Count]) -> None:
     """Count what one log says against what the new policy then earns."""
@@ -39,15 +50,8 @@ def trial(seed: int, runs: int, per_task: int, step: float, counts: dict[str, Co
     found = estimate(run(old, new, runs, per_task, random)).metrics
     truth, before = realised(new, seed), realised(old, seed)
     for name, entry in found.items():
-        if entry.estimate is None or entry.difference is None:
-            continue
-        count = counts.setdefault(name, Count())
-        count.said += 1
-        count.held += entry.estimate.low <= truth[name] <= entry.estimate.high
-        count.differences += entry.difference.low <= truth[name] - before[name] <= entry.difference.high
-        count.width += (entry.estimate.high - entry.estimate.low) / max(abs(truth[name]), 1e-9)
-        better = (truth[name] > before[name]) == entry.higher_is_better
-        count.wrong += entry.verdict == ("worse" if better else "better")
+        if entry.estimate is not None:
+            counts.setdefault(name, Count()).add(entry, truth[name], before[name])
 
 
 def coverage(trials: int, runs: int, per_task: int, step: float, seed: int = 0) -> dict[str, Count]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +21,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.estimate_coverage import Count
 from benchmarks.routing_redrawn import WORLD
 from benchmarks.routing_rounds import MIX, served
 from examples.routing.app import verify
 from toolorch_integrations.trace import Trace
-from toolorch_rl.estimate import MetricEstimate
 from toolorch_rl.estimate.policy import ScoredPolicy
 from toolorch_rl.estimate.traces import estimate_traces
 from toolorch_rl.rewards import features_of
@@ -38,26 +37,6 @@ METRICS = ("solved", "dollars")
 """What is seen of a run whatever runs it is compared with, and whatever else the machine does."""
 GROUP = "task"
 BAR = 0.9
-
-
-@dataclass
-class Count:
-    """Trials of one metric, and what came of them."""
-
-    trials: int = 0
-    unsaid: int = 0
-    held: int = 0
-    wrong: int = 0
-
-    def add(self, found: MetricEstimate, truth: float) -> None:
-        """Hold an estimate against what was seen."""
-        self.trials += 1
-        if found.estimate is None or found.logged is None:
-            self.unsaid += 1
-            return
-        self.held += found.estimate.low <= truth <= found.estimate.high
-        better = (truth > found.logged) == found.higher_is_better
-        self.wrong += found.verdict == ("worse" if better else "better")
 
 
 def parts_of(traces: Sequence[Trace], parts: int) -> list[list[Trace]]:
@@ -97,7 +76,19 @@ def main() -> None:
         raise SystemExit(
             f"{given.work} has the runs of {len(seeds)} seeds: run benchmarks.routing_redrawn with two or more"
         )
-    logs = {seed.name: f"sqlite:///{seed / 'random.db'}" for seed in seeds}
+    settings = {
+        seed.name: TrainSettings.of(
+            {
+                "policy": str(seed / "replay"),
+                "output": seed / "replay",
+                "store": f"sqlite:///{seed / 'random.db'}",
+                "group_by": GROUP,
+            }
+        )
+        for seed in seeds
+    }
+    logs = {name: parts_of(read_traces(chosen), given.parts) for name, chosen in settings.items()}
+    trials = 0
     counts = {name: Count() for name in METRICS}
     table = Table("policy", "metric", "seen", "estimated from each part", title="estimates of trained policies")
     for seed in seeds:
@@ -107,27 +98,25 @@ def main() -> None:
             truth = seen(folder, given.fresh, given.at_once)
             scored = ScoredPolicy(folder)
             said: dict[str, list[str]] = {name: [] for name in METRICS}
-            for name, store in logs.items():
-                if name == seed.name:
-                    continue
-                settings = TrainSettings.of(
-                    {"policy": str(folder), "output": folder, "store": store, "group_by": GROUP}
-                )
-                for part in parts_of(read_traces(settings), given.parts):
-                    report = estimate_traces(part, scored, settings, scored.vocabulary)
-                    for metric in METRICS:
-                        found = report.metrics[metric]
-                        counts[metric].add(found, truth[metric])
-                        interval = found.estimate
-                        said[metric].append("-" if interval is None else f"{interval.low:.3g}..{interval.high:.3g}")
+            for part, chosen in (
+                (part, settings[name]) for name, parts in logs.items() if name != seed.name for part in parts
+            ):
+                report = estimate_traces(part, scored, chosen, scored.vocabulary)
+                trials += 1
+                for metric in METRICS:
+                    found = report.metrics[metric]
+                    if found.logged is not None:
+                        counts[metric].add(found, truth[metric], found.logged)
+                    interval = found.estimate
+                    said[metric].append("-" if interval is None else f"{interval.low:.3g}..{interval.high:.3g}")
             for metric in METRICS:
                 table.add_row(f"{seed.name} {folder.name}", metric, f"{truth[metric]:.3g}", "  ".join(said[metric]))
     console.print(table)
     for metric, count in counts.items():
-        told = count.trials - count.unsaid
+        share = count.held / max(count.said, 1)
         console.print(
-            f"{metric}: {count.held} of {told} intervals hold what was seen, {count.held / max(told, 1):.3f} "
-            f"(to reach: {BAR}); {count.unsaid} could not tell; {count.wrong} verdicts were wrong"
+            f"{metric}: {count.held} of {count.said} intervals hold what was seen, {share:.3f} "
+            f"(to reach: {BAR}); {trials - count.said} could not tell; {count.wrong} verdicts were wrong"
         )
 
 

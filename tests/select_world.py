@@ -78,3 +78,8 @@ class Policy:
 
 
 FULL = (choose("search", "search-3"), choose("enhance_reasoning", "reasoner-1"), choose("answer", "answer-1"))
+
+
+def two_texts(first: str, second: str) -> str:
+    """Take two texts."""
+    return first + second

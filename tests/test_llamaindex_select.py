@@ -18,7 +18,19 @@ from llama_index.core.tools import FunctionTool, ToolOutput
 from llama_index.core.workflow import Context, HumanResponseEvent, InputRequiredEvent
 from pydantic import BaseModel
 
-from tests.select_world import FULL, GOLDEN, QUESTION, TOOLS, Policy, catalog_of, choose, find, python, specialist_says
+from tests.select_world import (
+    FULL,
+    GOLDEN,
+    QUESTION,
+    TOOLS,
+    Policy,
+    catalog_of,
+    choose,
+    find,
+    python,
+    specialist_says,
+    two_texts,
+)
 from toolorch_integrations import Budget, Catalog, CatalogError, CatalogFilter, Preferences, Price, Specialist, Tool
 from toolorch_integrations.llamaindex import (
     ConfirmationRequired,
@@ -297,11 +309,6 @@ async def test_another_agent_hands_over_to_it(specialists: ScriptedPolicy) -> No
 
 class Number(BaseModel):
     number: int
-
-
-def two_texts(first: str, second: str) -> str:
-    """Take two texts."""
-    return first + second
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,18 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command
 
 from tests.doubles import chat_policy
-from tests.select_world import FULL, GOLDEN, QUESTION, TOOLS, Policy, catalog_of, choose, find, specialist_says
+from tests.select_world import (
+    FULL,
+    GOLDEN,
+    QUESTION,
+    TOOLS,
+    Policy,
+    catalog_of,
+    choose,
+    find,
+    specialist_says,
+    two_texts,
+)
 from toolorch_integrations import (
     Budget,
     Catalog,
@@ -415,11 +426,6 @@ def test_what_the_app_does_not_have_is_not_offered(specialists: ScriptedPolicy):
         context = {"catalog": CatalogFilter(deny=frozenset({"find"}))}
         ask(orchestrator(policy, specialists), context=context)
     assert policy.functions == [["answer"], ["answer", "search"], ["enhance_reasoning", "answer"]]
-
-
-def two_texts(first: str, second: str) -> str:
-    """Take two texts."""
-    return first + second
 
 
 @pytest.mark.parametrize(

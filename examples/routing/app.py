@@ -35,16 +35,19 @@ def routing_app(
         specialists: Who answers; by default the task's team, asked in this process.
         rendering: How the policy is asked.
     """
-    given = None if specialists is None else list(specialists)
+
+    def agent_with(asked: Iterable[Specialist | SpecialistTool]) -> Any:
+        return create_orchestrator(policy, specialists=asked, budget=BUDGET, rendering=rendering)
 
     @lru_cache(_TEAMS)
-    def agent_of(team: Team | None) -> Any:
-        asked = given if team is None else [direct(specialist) for specialist in team.specialists]
-        return create_orchestrator(policy, specialists=asked or [], budget=BUDGET, rendering=rendering)
+    def agent_of(team: Team) -> Any:
+        return agent_with([direct(specialist) for specialist in team.specialists])
+
+    own = None if specialists is None else agent_with(list(specialists))
 
     async def app(task: RoutingTask) -> str:
         messages = {"messages": [("user", task.request)]}
-        agent = agent_of(task.team if given is None else None)
+        agent = own or agent_of(task.team)
         result = await agent.ainvoke(messages, context={"preferences": task.preferences})
         return str(result["messages"][-1].text)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from examples.routing.app import BUDGET
 from examples.routing.requests import SETTINGS, RoutingTask, tasks
@@ -25,7 +25,7 @@ from examples.routing.specialists import SPECIALISTS
 from toolorch_integrations.prompt import system_prompt
 from toolorch_integrations.select import ANSWER, choices_of, function_schema, step_messages
 from toolorch_rl.recipe.drills import copying_drill
-from toolorch_rl.recipe.model import small_model
+from toolorch_rl.recipe.model import save_policy, small_model
 from toolorch_rl.recipe.rows import Group, render
 from toolorch_rl.recipe.sft import Schedule, train
 from toolorch_rl.recipe.tokenizer import train_tokenizer
@@ -107,11 +107,7 @@ def make(
     drills = [copying_drill(tokenizer, 48, number) for number in range(50)]
     schedule = Schedule(steps=steps, batch=48, drill_steps=30, short_steps=0, seed=seed, bf16=False)
     train(model, groups, drills, out.with_name(f"{out.name}.work"), schedule, say)
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id
-    )
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    save_policy(model, tokenizer, out)
     return out
 
 

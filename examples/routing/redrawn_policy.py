@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from examples.routing.base_policy import called, chat_prompt
 from examples.routing.redrawn import EVERYTHING, SKILLS, names, team
 from examples.routing.requests import KINDS, SETTINGS, RoutingTask, tasks
 from toolorch_rl.recipe.drills import copying_drill
-from toolorch_rl.recipe.model import small_model
+from toolorch_rl.recipe.model import save_policy, small_model
 from toolorch_rl.recipe.rows import Group, load_groups, render_group, save_groups
 from toolorch_rl.recipe.sft import Schedule, train
 from toolorch_rl.recipe.tokenizer import train_tokenizer
@@ -73,12 +73,11 @@ def _step(times: float) -> str:
     return _STEPS[min(len(_STEPS) - 1, int(2 * math.log2(times) + 1e-9))]
 
 
-def reader_runs(draw: random.Random, number: int, requests: int) -> tuple[RoutingTask, list[RoutingTask]]:
-    """Return requests of all kinds to one team, all with the same preferences; the first one stands for them all."""
+def reader_runs(draw: random.Random, number: int, requests: int) -> list[RoutingTask]:
+    """Return requests of all kinds to one team, all with the same preferences and so with the same system prompt."""
     setting = draw.choice(list(SETTINGS))
     drawn = team(draw)
-    shown = [replace(task, team=drawn) for task in tasks(requests, f"reader {number}", (setting,))]
-    return shown[0], shown
+    return [replace(task, team=drawn) for task in tasks(requests, f"reader {number}", (setting,))]
 
 
 def reply(task: RoutingTask, draw: random.Random) -> dict[str, Any]:
@@ -131,19 +130,15 @@ def make(
     drills = [copying_drill(tokenizer, 48, number) for number in range(50)]
     schedule = Schedule(steps=steps, batch=requests, short_steps=0, seed=seed, bf16=False)
     train(model, groups, drills, work, schedule, say)
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id
-    )
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    save_policy(model, tokenizer, out)
     return out
 
 
 def _groups(tokenizer: PreTrainedTokenizerFast, teams: int, requests: int, seed: int) -> Iterator[Group]:
     draw = random.Random(f"reader {seed}")
     for number in range(teams):
-        first, shown = reader_runs(draw, number, requests)
-        (system, _), tools = chat_prompt(first)
+        shown = reader_runs(draw, number, requests)
+        (system, _), tools = chat_prompt(shown[0])
         runs = [([{"role": "user", "content": task.request}, reply(task, draw)], [False, True]) for task in shown]
         yield render_group(tokenizer, str(system["content"]), tools, runs)
 
@@ -152,8 +147,8 @@ def _texts(seed: int) -> Iterator[str]:
     """Write runs roughly as the chat template will, which needs the tokenizer first; and each name."""
     draw = random.Random(f"texts {seed}")
     for number in range(300):
-        first, shown = reader_runs(draw, number, 8)
-        (system, _), tools = chat_prompt(first)
+        shown = reader_runs(draw, number, 8)
+        (system, _), tools = chat_prompt(shown[0])
         functions = [tool["function"] for tool in tools]
         listed = "\n".join(f"{function['description']}\n{function['name']}(task, final)" for function in functions)
         yield f"system\n{system['content']}\n\n# Tools\n{listed}"

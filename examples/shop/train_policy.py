@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from examples.shop.synthesis import Run, World, withheld_runs, worlds
 from toolorch_rl.recipe.drills import copying_drill
-from toolorch_rl.recipe.model import small_model
+from toolorch_rl.recipe.model import save_policy, small_model
 from toolorch_rl.recipe.rows import Group, load_groups, render, save_groups
 from toolorch_rl.recipe.sft import Schedule, train
 from toolorch_rl.recipe.tokenizer import train_tokenizer
@@ -54,11 +54,7 @@ def main() -> None:
         train(model, groups, drills, given.work, schedule, lambda line: say(f"{time.strftime('%H:%M:%S')} {line}"))
     halved: Any = model
     halved.to(torch.bfloat16)
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False, eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id
-    )
-    model.save_pretrained(given.out)
-    tokenizer.save_pretrained(given.out)
+    save_policy(model, tokenizer, given.out, do_sample=False)
     say(f"saved {sum(file.stat().st_size for file in given.out.iterdir()) / 1e6:.2f} MB to {given.out}")
 
 

@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from examples.tasks.choices import SYSTEM, choices, menu
 from examples.tasks.corpus import Corpus, Shared, training_tasks
 from toolorch_rl.recipe.drills import copying_drill, lookup_drill
-from toolorch_rl.recipe.model import small_model
+from toolorch_rl.recipe.model import save_policy, small_model
 from toolorch_rl.recipe.rows import Group, load_groups, render_group, save_groups
 from toolorch_rl.recipe.sft import Schedule, train
 from toolorch_rl.recipe.tokenizer import DENSE_SPLIT, HEXADECIMALS, train_tokenizer
@@ -71,11 +71,7 @@ def main() -> None:
 def save(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a policy's folder, weights in bfloat16."""
     model.to(torch.bfloat16)
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False, eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_policy(model, tokenizer, folder, do_sample=False)
 
 
 def load_tokenizer(work: Path) -> PreTrainedTokenizerFast:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
 from llama_index.core.tools import AsyncBaseTool
-from llama_index.core.workflow import Context
 
 from toolorch_integrations.catalog import Catalog
 from toolorch_integrations.llamaindex.messages import broken_calls, conversation_of, readable_calls, text_of
-from toolorch_integrations.llamaindex.tool_call import ToolCallStep, WantedCall
+from toolorch_integrations.llamaindex.tool_call import CallSite, ToolCallStep, WantedCall
 from toolorch_integrations.llamaindex.tools import EntryTool
-from toolorch_integrations.policy_step import Reporter
 from toolorch_integrations.prompt import Message
 from toolorch_integrations.reply import problem_of
 from toolorch_integrations.run import Run, RunOptions, Turn
@@ -85,17 +83,8 @@ class Rendering(ABC):
         """Return the answer in that specialist's reply."""
 
     @abstractmethod
-    def call(
-        self,
-        run: Run,
-        wanted: WantedCall,
-        tools: Mapping[str, AsyncBaseTool],
-        messages: Sequence[ChatMessage],
-        context: Context,
-        write: Callable[[dict[str, Any]], None],
-        reporter: Reporter | None,
-    ) -> ToolCallStep:
-        """Return a call of the policy, for the driver; the arguments are those of `ToolCallStep`."""
+    def call(self, wanted: WantedCall, site: CallSite) -> ToolCallStep:
+        """Return a call of the policy, for the driver."""
 
     @abstractmethod
     def returns_directly(self, tool: AsyncBaseTool) -> bool:
@@ -146,18 +135,9 @@ class ChatRendering(Rendering):
         """Return the reply as it is."""
         return text
 
-    def call(
-        self,
-        run: Run,
-        wanted: WantedCall,
-        tools: Mapping[str, AsyncBaseTool],
-        messages: Sequence[ChatMessage],
-        context: Context,
-        write: Callable[[dict[str, Any]], None],
-        reporter: Reporter | None,
-    ) -> ToolCallStep:
+    def call(self, wanted: WantedCall, site: CallSite) -> ToolCallStep:
         """Return the call of the tool behind the alias that the policy wrote."""
-        return ToolCallStep(run, wanted, tools, messages, context, write, reporter)
+        return ToolCallStep(wanted, site)
 
     def returns_directly(self, tool: AsyncBaseTool) -> bool:
         """Whether the tool says so."""

@@ -6,24 +6,21 @@ What a call brought stands among its tool message's marks, so that a run goes on
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.schema import BaseNode, NodeWithScore
 from llama_index.core.tools import AsyncBaseTool, FunctionTool, ToolMetadata, ToolOutput
-from llama_index.core.workflow import Context
 from workflows.runtime.types.results import WaitingForEvent
 
 from toolorch_integrations.call_step import Result, specialist_calls
 from toolorch_integrations.entry import AnyEntry
 from toolorch_integrations.ledger import Call
 from toolorch_integrations.llamaindex.messages import contributions_of, conversation_of
-from toolorch_integrations.llamaindex.tool_call import RECORD, ToolCallStep, WantedCall
+from toolorch_integrations.llamaindex.tool_call import RECORD, CallSite, ToolCallStep, WantedCall
 from toolorch_integrations.llamaindex.tools import as_tools, call_tool, text_output
-from toolorch_integrations.policy_step import Reporter
-from toolorch_integrations.run import Run
 from toolorch_integrations.select import SEARCH
 from toolorch_integrations.select_functions import SelectFunctions, Standing, text_argument
 from toolorch_integrations.select_run import AskChosen, SelectRun
@@ -60,31 +57,15 @@ class SelectCallStep(ToolCallStep):
     """One call of a function: a specialist works, and for all but `answer` a tool of the app carries it out.
 
     Args:
-        run: The request that it belongs to.
         wanted: What the policy or a person wrote.
-        app: The app's tools by function.
-        messages: The conversation with the steps of this run.
-        context: The workflow's, for tools that want it.
-        write: Takes progress events.
-        reporter: Where capture is told; None when nobody captures.
+        site: Where the call is made; its tools are the app's by function.
         functions: The functions of the orchestrator.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        wanted: WantedCall,
-        app: Mapping[str, AsyncBaseTool],
-        messages: Sequence[ChatMessage],
-        context: Context,
-        write: Callable[[dict[str, Any]], None],
-        reporter: Reporter | None,
-        *,
-        functions: SelectFunctions,
-    ) -> None:
-        super().__init__(run, wanted, app, messages, context, write, reporter)
+    def __init__(self, wanted: WantedCall, site: CallSite, functions: SelectFunctions) -> None:
+        super().__init__(wanted, site)
         self.functions = functions
-        self.standing = standing_of(messages)
+        self.standing = standing_of(site.messages)
         self.timeout = 0.0
 
     def upper_bound(self, entry: AnyEntry) -> float:

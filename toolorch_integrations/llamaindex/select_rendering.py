@@ -6,12 +6,12 @@ run's tool messages brought.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
 from llama_index.core.tools import AsyncBaseTool
-from llama_index.core.workflow import Context
 
 from toolorch_integrations.catalog import Catalog
 from toolorch_integrations.entry import Tool
@@ -20,9 +20,8 @@ from toolorch_integrations.llamaindex.messages import broken_calls, readable_cal
 from toolorch_integrations.llamaindex.rendering import ChatRendering, LlmRequest, Rendering
 from toolorch_integrations.llamaindex.select import SelectCallStep, app_tool, standing_of
 from toolorch_integrations.llamaindex.specialists import SpecialistTool
-from toolorch_integrations.llamaindex.tool_call import ToolCallStep, WantedCall
+from toolorch_integrations.llamaindex.tool_call import CallSite, ToolCallStep, WantedCall
 from toolorch_integrations.llamaindex.tools import EntryTool, tool_entry
-from toolorch_integrations.policy_step import Reporter
 from toolorch_integrations.prompt import Message
 from toolorch_integrations.run import Run, RunOptions, Turn
 from toolorch_integrations.select import ANSWER
@@ -115,18 +114,9 @@ class SelectRendering(Rendering):
         """Return the answer block of the reply."""
         return answer_in(text)
 
-    def call(
-        self,
-        run: Run,
-        wanted: WantedCall,
-        tools: Mapping[str, AsyncBaseTool],
-        messages: Sequence[ChatMessage],
-        context: Context,
-        write: Callable[[dict[str, Any]], None],
-        reporter: Reporter | None,
-    ) -> ToolCallStep:
+    def call(self, wanted: WantedCall, site: CallSite) -> ToolCallStep:
         """Return the call of a function with the specialist that the policy chose."""
-        return SelectCallStep(run, wanted, self._app, messages, context, write, reporter, functions=self._functions)
+        return SelectCallStep(wanted, replace(site, tools=self._app), self._functions)
 
     def returns_directly(self, tool: AsyncBaseTool) -> bool:
         """Return False: a function that has the name of the app's tool is not that tool."""

@@ -17,7 +17,7 @@ from workflows.runtime.types.results import StepWorkerStateContextVar
 
 from toolorch_integrations.llamaindex.capture import reporter_of
 from toolorch_integrations.llamaindex.state import load
-from toolorch_integrations.llamaindex.tool_call import Edit, WantedCall
+from toolorch_integrations.llamaindex.tool_call import CallSite, Edit, WantedCall
 from toolorch_integrations.steps import adrive, awithin
 
 if TYPE_CHECKING:
@@ -94,13 +94,13 @@ class StandIn(AsyncBaseTool):
             event.tool_id in state["run"]["confirmed"],
             Edit(edit["name"], edit["arguments"]) if edit else None,
         )
-        step = agent.runs.rendering.call(
+        site = CallSite(
             run,
-            wanted,
             agent.runs.callable_tools(run),
             [*agent.runs.messages(run), *state["scratchpad"]],
             ctx,
             agent.writer(ctx),
             reporter_of(),
         )
+        step = agent.runs.rendering.call(wanted, site)
         return await adrive(step.steps(), lambda wanted: awithin(wanted.timeout, step.perform(wanted.request)))

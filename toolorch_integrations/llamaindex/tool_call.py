@@ -57,12 +57,12 @@ class WantedCall:
     edit: Edit | None = None
 
 
-class ToolCallStep(CallStep[ToolOutput, ToolOutput]):
-    """One tool or specialist call.
+@dataclass(frozen=True, slots=True)
+class CallSite:
+    """Where a call is made.
 
-    Args:
+    Attributes:
         run: The request that it belongs to.
-        wanted: What the policy or a person wrote.
         tools: The tools that exist, by catalogue name.
         messages: The conversation with the steps of this run.
         context: The workflow's, for tools that want it.
@@ -70,27 +70,34 @@ class ToolCallStep(CallStep[ToolOutput, ToolOutput]):
         reporter: Where capture is told; None when nobody captures.
     """
 
+    run: Run
+    tools: Mapping[str, AsyncBaseTool]
+    messages: Sequence[ChatMessage]
+    context: Context
+    write: Callable[[dict[str, Any]], None]
+    reporter: Reporter | None
+
+
+class ToolCallStep(CallStep[ToolOutput, ToolOutput]):
+    """One tool or specialist call.
+
+    Args:
+        wanted: What the policy or a person wrote.
+        site: Where the call is made.
+    """
+
     pauses = (WaitingForEvent,)
 
-    def __init__(
-        self,
-        run: Run,
-        wanted: WantedCall,
-        tools: Mapping[str, AsyncBaseTool],
-        messages: Sequence[ChatMessage],
-        context: Context,
-        write: Callable[[dict[str, Any]], None],
-        reporter: Reporter | None,
-    ) -> None:
+    def __init__(self, wanted: WantedCall, site: CallSite) -> None:
         name, arguments, edit = wanted.name, wanted.arguments, wanted.edit
         if edit is not None:
-            name, arguments = run.shown_name(edit.name), edit.arguments
-        super().__init__(run, wanted.call_id, name, arguments, write, reporter)
+            name, arguments = site.run.shown_name(edit.name), edit.arguments
+        super().__init__(site.run, wanted.call_id, name, arguments, site.write, site.reporter)
         self.confirmed = wanted.confirmed
         self.edit = edit
-        self.tools = tools
-        self.messages = messages
-        self.context = context
+        self.tools = site.tools
+        self.messages = site.messages
+        self.context = site.context
 
     def upper_bound(self, entry: AnyEntry) -> float:
         """Return the most that a call of an entry can cost, in dollars."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 
 def small_model(
@@ -51,6 +53,21 @@ def small_model(
     if related:
         relate_spellings(model, tokenizer)
     return model
+
+
+def save_policy(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, **generation: Any) -> None:
+    """Write a policy's folder.
+
+    Args:
+        model: As it is to be stored.
+        tokenizer: Its tokenizer.
+        folder: Where to.
+        **generation: Defaults for `generation_config.json`, besides the special tokens.
+    """
+    special = {"eos_token_id": model.config.eos_token_id, "pad_token_id": model.config.pad_token_id}
+    model.generation_config = GenerationConfig(**generation, **special)  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 @torch.no_grad()
