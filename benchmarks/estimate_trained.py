@@ -1,13 +1,13 @@
 """How often the estimate's 95 % interval holds what a really trained policy then earns.
 
-    python -m benchmarks.routing_redrawn --engine embedded --base FOLDER --seeds 0 1 2
-    python -m benchmarks.estimate_trained [--parts 4] [--fresh 1600]
+    python -m benchmarks.routing_fixed --base FOLDER --seeds 0 1 2
+    python -m benchmarks.estimate_trained [--world fixed|redrawn] [--parts 4] [--fresh 1600]
 
-It goes by what the first command has left: of each seed the randomly routed runs, and the policies that `replay` and
-the online rounds made of them. Each policy is estimated from parts of the other seeds' runs, which it was not trained
-on and which the same policy has made (`--base`). What it earns is seen on fresh requests, sampled as the captured ones
-were, never greedily. A trial is one policy, one part and one metric: whether its interval holds what was seen, and
-whether the verdict on the change from the captured runs was wrong.
+It goes by what the first command (or `routing_redrawn`) has left: of each seed the randomly routed runs, and the
+policies that `replay` and the online rounds made of them. Each policy is estimated from parts of the other seeds' runs,
+which it was not trained on and which the same policy has made (`--base`). What it earns is seen on fresh requests,
+sampled as the captured ones were, never greedily. A trial is one policy, one part and one metric: whether its interval
+holds what was seen, and whether the verdict on the change from the captured runs was wrong.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import routing_fixed, routing_redrawn
 from benchmarks.estimate_coverage import Count
-from benchmarks.routing_redrawn import WORLD
-from benchmarks.routing_rounds import MIX, served
+from benchmarks.routing_rounds import World, served
 from examples.routing.app import verify
+from examples.routing.requests import SETTINGS
 from toolorch_integrations.trace import Trace
 from toolorch_rl.estimate.policy import ScoredPolicy
 from toolorch_rl.estimate.traces import estimate_traces
@@ -33,6 +34,7 @@ from toolorch_rl.rollouts import PolicyServer, RolloutSettings, rollouts
 from toolorch_rl.training.corpus import read_traces
 from toolorch_rl.training.settings import TrainSettings
 
+WORLDS = {"fixed": routing_fixed.WORLD, "redrawn": routing_redrawn.WORLD}
 METRICS = ("solved", "dollars")
 """What is seen of a run whatever runs it is compared with, and whatever else the machine does."""
 GROUP = "task"
@@ -48,12 +50,12 @@ def parts_of(traces: Sequence[Trace], parts: int) -> list[list[Trace]]:
     return found
 
 
-def seen(folder: Path, count: int, at_once: int) -> dict[str, float]:
+def seen(world: World, folder: Path, count: int, at_once: int) -> dict[str, float]:
     """Return what a policy earns on fresh requests, sampled as captured runs are."""
     settings = RolloutSettings(repetitions=1, at_once=at_once, seconds=120)
-    tasks = WORLD.training(count, "estimate", MIX)
+    tasks = world.training(count, "estimate", list(SETTINGS))
     with served(folder, "embedded") as server:
-        groups = rollouts(WORLD.app(server), tasks, verify, settings, server=PolicyServer(server))
+        groups = rollouts(world.app(server), tasks, verify, settings, server=PolicyServer(server))
     runs = [features_of(run.trace, run.verdict) for group in groups for run in group.runs]
     return {
         "solved": float(np.mean([run.solved for run in runs])),
@@ -64,18 +66,19 @@ def seen(folder: Path, count: int, at_once: int) -> dict[str, float]:
 def main() -> None:
     """Estimate, look, count, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--work", type=Path, default=Path(".toolorch/redrawn"))
+    parser.add_argument("--world", choices=list(WORLDS), default="fixed")
+    parser.add_argument("--work", type=Path, help="where the runs are; else .toolorch/WORLD")
     parser.add_argument("--parts", type=int, default=4, help="of each seed's captured runs")
     parser.add_argument("--fresh", type=int, default=1_600, help="fresh requests that show what a policy earns")
     parser.add_argument("--at-once", type=int, default=48)
     given = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(soft_wrap=True, highlight=False)
-    seeds = sorted(given.work.glob("seed-*"))
+    work = given.work or Path(".toolorch") / given.world
+    seeds = sorted(work.glob("seed-*"))
     if len(seeds) < 2:
-        raise SystemExit(
-            f"{given.work} has the runs of {len(seeds)} seeds: run benchmarks.routing_redrawn with two or more"
-        )
+        command = f"python -m benchmarks.routing_{given.world} --base FOLDER --work {work} --seeds 0 1 2"
+        raise SystemExit(f"{work} has the runs of {len(seeds)} seeds, and two are needed: {command}")
     settings = {
         seed.name: TrainSettings.of(
             {
@@ -95,7 +98,7 @@ def main() -> None:
         for folder in (seed / "replay", seed / "online"):
             if not folder.exists():
                 continue
-            truth = seen(folder, given.fresh, given.at_once)
+            truth = seen(WORLDS[given.world], folder, given.fresh, given.at_once)
             scored = ScoredPolicy(folder)
             said: dict[str, list[str]] = {name: [] for name in METRICS}
             for part, chosen in (

@@ -1,6 +1,6 @@
 """Cost-aware routing with a fixed catalogue: a policy learns by experience what each specialist is good for.
 
-    python -m benchmarks.routing_fixed [--engine vllm|embedded] [--minutes 20] [--seeds 0] [--capture 384]
+    python -m benchmarks.routing_fixed [--engine vllm|embedded] [--minutes 20] [--seeds 0] [--capture 640]
 
 The world is `examples/routing`: eight kinds of requests and six specialists, of which the policy knows names and
 prices. It begins with valid calls and random choices; see `routing_rounds.py` for what comes then. `--gradient` trains
@@ -32,4 +32,4 @@ WORLD = World(
 )
 
 if __name__ == "__main__":
-    run(WORLD, arguments(__doc__, ".toolorch/routing", minutes=20, capture=384))
+    run(WORLD, arguments(__doc__, ".toolorch/fixed", minutes=20, capture=640))

@@ -27,7 +27,7 @@ WORLD = World(
     base=_base,
     training=redrawn_tasks,
     held_out=lambda count, setting: redrawn_tasks(count, "held out", (setting,), unseen=True),
-    reply_tokens=240,
+    reply_tokens=400,
 )
 
 if __name__ == "__main__":

@@ -38,9 +38,6 @@ from toolorch_rl.rollouts import Group, PolicyServer, RolloutSettings, report, r
 from toolorch_rl.training import train
 from toolorch_serving.policy import policy_server
 
-MIX = ("careful", "frugal", "careful", "even", "careful", "brisk", "careful", "rush")
-"""Settings of the training tasks: half of them `careful`, whose figures the bars are about."""
-
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -101,7 +98,7 @@ def learn(world: World, base: Path, work: Path, given: argparse.Namespace, seed:
     with served(base, given.engine) as server:
         settings = RolloutSettings(repetitions=8, at_once=given.at_once, seconds=120, seed=seed)
         store = TraceStore.open(store_file)
-        shown = world.training(given.capture, f"capture {seed}", MIX)
+        shown = world.training(given.capture, f"capture {seed}", list(SETTINGS))
         groups = rollouts(world.app(server), shown, verify, settings, server=PolicyServer(server), store=store)
         attach(store, rewards_of(groups, policy_seconds=POLICY_SECONDS), "exact")
         store.close()
@@ -115,7 +112,7 @@ def learn(world: World, base: Path, work: Path, given: argparse.Namespace, seed:
         with served(replayed, given.engine) as server:
             train_online(
                 world.app(server),
-                world.training(given.online_tasks, f"online {seed}", MIX),
+                world.training(given.online_tasks, f"online {seed}", list(SETTINGS)),
                 verify,
                 server=server,
                 online=OnlineSettings(
@@ -202,7 +199,7 @@ def arguments(doc: str | None, work: str, minutes: float, capture: int) -> argpa
     parser.add_argument("--online-tasks", type=int, default=40_000, help="tasks that online rounds draw from")
     parser.add_argument("--held-out", type=int, default=400, help="tasks of each setting")
     parser.add_argument("--at-once", type=int, default=48)
-    parser.add_argument("--epochs", type=float, default=4.0, help="of replay")
+    parser.add_argument("--epochs", type=float, default=8.0, help="of replay")
     parser.add_argument("--replay-rate", type=float, default=1e-3)
     parser.add_argument("--online-rate", type=float, default=1e-4)
     parser.add_argument("--gradient", action="store_true", help="also replay by the policy gradient")

@@ -13,14 +13,13 @@ from benchmarks.routing_report import dominated, summed_up
 from examples.routing.app import routing_app
 from examples.routing.measure import Worth, baselines, best_rewards, rewards, worth
 from examples.routing.redrawn import EVERYTHING, SKILLS, names, prices, redrawn_tasks, team
-from examples.routing.redrawn_policy import able, reply, shortlist, verdict
+from examples.routing.redrawn_policy import able, least, reply, verdict
 from examples.routing.redrawn_reading import parts_of
 from examples.routing.requests import RoutingTask
 from tests.doubles import chat_policy
 from toolorch_integrations.testing import Reply, ScriptedPolicy
 from toolorch_rl.evaluation.arms import HEADROOM, named
 from toolorch_rl.metrics.estimates import Estimate
-from toolorch_serving.simulated.specialists import SimulatedSpecialist
 
 
 @pytest.fixture(scope="module")
@@ -99,23 +98,15 @@ async def test_a_policy_is_shown_the_tasks_team_and_asks_one_of_it():
     assert answers == [task.team.specialists[0].answer(task.request) for task in tasks]
 
 
-def test_what_the_reader_writes_down_says_who_is_able_and_on_which_step_price_and_seconds_stand():
+def test_what_the_reader_writes_down_says_who_is_able_and_what_the_catalogue_says_of_price_and_seconds():
     task = next(task for task in redrawn_tasks(40, "read") if task.kind == "arithmetic")
-    for specialist in task.team.specialists:
+    for specialist, entry in zip(task.team.specialists, task.team.catalog().view().schemas(), strict=True):
         said = verdict(task, specialist)
         assert said.count(specialist.name) == 2
         assert ("able" in said) == ("arithmetic" in specialist.skill)
-    assert steps(task, 0.1, 0.5) == ("$a", "as")
-    assert steps(task, 0.2, 1.0) == ("$c", "cs")
-    assert steps(task, 20.0, 9.5) == ("$p", "is")
-
-
-def steps(task: RoutingTask, price: float, seconds: float) -> tuple[str, str]:
-    from toolorch_integrations.entry import Price
-
-    one = SimulatedSpecialist("one", "Good at text.", Price(input=price, output=4 * price), seconds)
-    *_, price_step, seconds_step, _ = verdict(task, one).split(" ")
-    return price_step, seconds_step
+        price, seconds = said.split(" ")[-3:-1]
+        assert f"({price} in, " in entry["function"]["description"]
+        assert f"; about {seconds.removesuffix('s')} s)" in entry["function"]["description"]
 
 
 def test_verdicts_are_read_back():
@@ -125,16 +116,24 @@ def test_verdicts_are_read_back():
             assert name == specialist.name
             marked = f"{task.kind} yes" in verdict(task, specialist)
             assert fits == ("able" if marked or specialist.description == EVERYTHING else "weak")
-            assert (len(price), len(seconds)) == (1, 1)
-    assert parts_of('"calm-otter" text: able $c es "calm-otter"; "bold" broken') == [("calm-otter", "able", "c", "e")]
+            assert (float(price), float(seconds)) == (specialist.price.input, specialist.latency)
+    said = '"calm-otter" text: able $2.5 1s "calm-otter"; least $2.5 "calm-otter", 1s "calm-otter"; "bold" broken'
+    assert parts_of(said) == [("calm-otter", "able", "2.5", "1")]
 
 
-def test_the_shortlist_names_the_cheapest_and_the_quickest_of_those_who_fit():
+def test_after_each_verdict_it_says_who_of_those_who_fit_costs_least_and_is_quickest():
     for task in redrawn_tasks(30, "short"):
-        fit = {one.name: one for one in task.team.specialists if able(task, one)}
-        cheapest, quickest = (part.split('"')[1] for part in shortlist(task).split("; "))
-        assert fit[cheapest].price.input <= 2**0.5 * min(one.price.input for one in fit.values())
-        assert fit[quickest].latency <= 2**0.5 * min(one.latency for one in fit.values())
+        for read in range(len(task.team.specialists) + 1):
+            fit = {one.name: one for one in task.team.specialists[:read] if able(task, one)}
+            said = least(task, read)
+            if not fit:
+                assert said == "least none"
+                continue
+            _, cheapest, _, quickest, _ = said.split('"')
+            assert fit[cheapest].price.input == min(one.price.input for one in fit.values())
+            assert fit[quickest].latency == min(one.latency for one in fit.values())
+            assert said.startswith(f"least ${fit[cheapest].price.input:g} ")
+        assert fit, "somebody is good at everything"
 
 
 def test_the_readers_choice_says_nothing_about_who_is_good():

@@ -50,8 +50,13 @@ def select_prompt(task: RoutingTask) -> Prompt:
 
 def reading(task: RoutingTask) -> str:
     """Return what the policy writes down of a request before it calls."""
-    levels = (_LEVELS[round(3 * weight)] for weight in (task.preferences.cost, task.preferences.latency))
-    return "{}: cost {}, time {}".format(task.kind, *levels)
+    return f"{task.kind}: {levels(task)}"
+
+
+def levels(task: RoutingTask) -> str:
+    """Return how much cost and time matter to the caller."""
+    cost, time = (_LEVELS[round(3 * weight)] for weight in (task.preferences.cost, task.preferences.latency))
+    return f"cost {cost}, time {time}"
 
 
 _LEVELS = ("none", "little", "much", "most")

@@ -2,16 +2,15 @@
 
     python -m examples.routing.redrawn_policy --out .toolorch/routing/reader
 
-Before it calls, it writes down the kind of the request, what the caller cares about, and of each specialist what it is
-good at, whether that is what the request needs, and which step of price and seconds it stands on; then who of those
-that fit costs least, and who is quickest. Whom to call it has to learn by experience: its supervised runs call anybody.
+Before it calls, it writes down the kind of the request, and of each specialist what it is good at, whether that is what
+the request needs, its price and seconds, and who of those read so far that fit costs least and is quickest; at last,
+what the caller cares about. Whom to call it has to learn by experience: its supervised runs call anybody.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from examples.routing.base_policy import called, chat_prompt
+from examples.routing.base_policy import called, chat_prompt, levels
 from examples.routing.redrawn import EVERYTHING, SKILLS, names, team
 from examples.routing.requests import KINDS, SETTINGS, RoutingTask, tasks
 from toolorch_rl.recipe.drills import copying_drill
@@ -31,46 +30,44 @@ from toolorch_rl.recipe.sft import Schedule, train
 from toolorch_rl.recipe.tokenizer import train_tokenizer
 from toolorch_serving.simulated.specialists import SimulatedSpecialist
 
-_STEPS = "abcdefghijklmnop"
-"""Of price and of seconds: two to an octave."""
-_LEAST_PRICE, _LEAST_SECONDS = 0.1, 0.5
-
 
 def able(task: RoutingTask, specialist: SimulatedSpecialist) -> bool:
     """Whether a specialist's description names what a request needs."""
     return specialist.description == EVERYTHING or task.kind in _good_at(specialist)
 
 
-def shortlist(task: RoutingTask) -> str:
-    """Return who, among those who are able, stands on the lowest step of price, and of seconds."""
-    fit = [specialist for specialist in task.team.specialists if able(task, specialist)]
-    cheapest = min(fit, key=lambda one: _price_step(one))
-    quickest = min(fit, key=lambda one: _seconds_step(one))
-    return f'low cost "{cheapest.name}"; low latency "{quickest.name}"'
-
-
 def verdict(task: RoutingTask, specialist: SimulatedSpecialist) -> str:
     """Return what the policy writes down of a specialist: the name at both ends, so that each step is a local one."""
-    marked = ", ".join(f"{kind} yes" if kind == task.kind else kind for kind in _good_at(specialist))
+    good_at = _good_at(specialist)
+    marked = ", ".join(f"{kind} yes" if kind == task.kind else kind for kind in good_at)
     said = "able" if able(task, specialist) else "weak"
-    steps = f"${_price_step(specialist)} {_seconds_step(specialist)}s"
-    return f'"{specialist.name}" {marked}: {said} {steps} "{specialist.name}"'
+    return f'"{specialist.name}" {marked}: {said} {_price(specialist)} {_seconds(specialist)} "{specialist.name}"'
+
+
+def least(task: RoutingTask, read: int) -> str:
+    """Return who costs least, and who is quickest, among those who are able of the first that were read.
+
+    It is written anew after each verdict, and the figure before its name, so that there are never more than two
+    figures to compare.
+    """
+    fit = [specialist for specialist in task.team.specialists[:read] if able(task, specialist)]
+    if not fit:
+        return "least none"
+    cheapest = min(fit, key=lambda one: one.price.input)
+    quickest = min(fit, key=lambda one: one.latency or 0.0)
+    return f'least {_price(cheapest)} "{cheapest.name}", {_seconds(quickest)} "{quickest.name}"'
 
 
 def _good_at(specialist: SimulatedSpecialist) -> list[str]:
     return specialist.description.removeprefix("Good at ").removesuffix(".").split(", ")
 
 
-def _price_step(specialist: SimulatedSpecialist) -> str:
-    return _step(specialist.price.input / _LEAST_PRICE)
+def _price(specialist: SimulatedSpecialist) -> str:
+    return f"${specialist.price.input:g}"
 
 
-def _seconds_step(specialist: SimulatedSpecialist) -> str:
-    return _step((specialist.latency or 0) / _LEAST_SECONDS)
-
-
-def _step(times: float) -> str:
-    return _STEPS[min(len(_STEPS) - 1, int(2 * math.log2(times) + 1e-9))]
+def _seconds(specialist: SimulatedSpecialist) -> str:
+    return f"{specialist.latency or 0.0:g}s"
 
 
 def reader_runs(draw: random.Random, number: int, requests: int) -> list[RoutingTask]:
@@ -81,12 +78,12 @@ def reader_runs(draw: random.Random, number: int, requests: int) -> list[Routing
 
 
 def reply(task: RoutingTask, draw: random.Random) -> dict[str, Any]:
-    """Return a message that says of each specialist what its description says, and calls one of them by chance."""
-    made = called(task, draw.choice(task.team.specialists).name, {"final": True})
-    read = "; ".join(verdict(task, specialist) for specialist in task.team.specialists)
-    read += f"; {shortlist(task)}"
+    """Return a message that says what there is to know of each specialist, and calls one of them by chance."""
+    asked = task.team.specialists
+    read = "; ".join(f"{verdict(task, one)}; {least(task, number)}" for number, one in enumerate(asked, 1))
     # "needs" puts a space before the kind, so that it is the same token as in the descriptions.
-    return {**made, "content": f"needs {made['content']}; {read}"}
+    said = f"needs {task.kind}; {read}; {levels(task)}"
+    return {**called(task, draw.choice(asked).name, {"final": True}), "content": said}
 
 
 def make(

@@ -19,14 +19,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from examples.routing.base_policy import chat_prompt
 from examples.routing.redrawn import redrawn_tasks
-from examples.routing.redrawn_policy import shortlist, verdict
+from examples.routing.redrawn_policy import least, verdict
 from examples.routing.requests import SETTINGS
 
-PARTS = ("name", "who fits", "step of the price", "step of the seconds")
+PARTS = ("name", "who fits", "price", "seconds")
 CHOICES = ("who costs least", "who is quickest")
-_VERDICT = re.compile(r'"([\w-]+)" [^":]*: (able|weak) \$(\w+) (\w+)s')
-
-_CHOICES = re.compile(r'low cost "([\w-]+)"; low latency "([\w-]+)"')
+_VERDICT = re.compile(r'"([\w-]+)" [^":]*: (able|weak) \$([\d.]+) ([\d.]+)s')
+_CHOICES = re.compile(r'least \$[\d.]+ "([\w-]+)", [\d.]+s "([\w-]+)"')
 
 
 def parts_of(said: str) -> list[tuple[str, ...]]:
@@ -47,10 +46,10 @@ def right(folder: Path, count: int) -> tuple[Counter[str], int]:
             messages, tools=tools, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
         with torch.inference_mode():
-            ids = model.generate(**rendered, max_new_tokens=240, do_sample=False)[0, rendered["input_ids"].shape[1] :]
+            ids = model.generate(**rendered, max_new_tokens=400, do_sample=False)[0, rendered["input_ids"].shape[1] :]
         text = tokenizer.decode(ids)
         said = {name: rest for name, *rest in parts_of(text)}
-        (expected,), chosen = _CHOICES.findall(shortlist(task)), _CHOICES.findall(text)
+        (expected,), chosen = _CHOICES.findall(least(task, len(task.team.specialists))), _CHOICES.findall(text)
         if chosen:
             found.update(part for part, a, b in zip(CHOICES, expected, chosen[-1], strict=True) if a == b)
         for specialist in task.team.specialists:
