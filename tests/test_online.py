@@ -124,6 +124,19 @@ def test_advantages_follow_the_rewards(policy: ScriptedPolicy) -> None:
         assert set(signs.tolist()) == {1.0 if passed[example.row.trace_id] else -1.0}
 
 
+def test_a_source_with_a_time_limit_says_what_is_left_and_then_ends(policy: ScriptedPolicy) -> None:
+    settings = OnlineSettings(groups=2, rollouts=RUNS, ahead=0, seconds=1000)
+    source = RolloutSource(app_of(policy), TASKS, yes, settings)
+    try:
+        assert source.next_batch(0, "policy")
+        assert 0 < source.metrics()["seconds_left"] < 1000
+        source._since -= 1000
+        assert source.next_batch(1, "policy") == []
+        assert source.metrics()["seconds_left"] == 0
+    finally:
+        source.close()
+
+
 def test_no_more_groups_are_begun_than_allowed(policy: ScriptedPolicy) -> None:
     maker = RolloutMaker(app_of(policy), lambda start: itertools.cycle(TASKS), RolloutPlan(yes, RUNS))
     maker.start()

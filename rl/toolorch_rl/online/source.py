@@ -112,7 +112,9 @@ class RolloutSource:
 
     def metrics(self) -> dict[str, float]:
         """Return figures of the last batch: reward, solved, dollars, seconds, staleness, and what was left out."""
-        return dict(self._figures)
+        if self.settings.seconds is None:
+            return dict(self._figures)
+        return {**self._figures, "seconds_left": max(0.0, self._since + self.settings.seconds - time.monotonic())}
 
     def state(self) -> dict[str, Any]:
         """Return the number of the next group: a resumed run goes on with other tasks and seeds than it has seen."""

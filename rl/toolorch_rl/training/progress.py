@@ -45,6 +45,8 @@ class Progress(TrainerCallback):
         parts = [f"{name} {figures[name]:.4g}" for name in _SHOWN if name in figures]
         done = state.global_step - self._first
         left = (time.monotonic() - self._begun) / max(done, 1) * (state.max_steps - state.global_step)
+        # A source whose time is limited ends before all steps are done.
+        left = min(left, figures.get("seconds_left", math.inf))
         self.console.print(
             f"step {state.global_step}/{state.max_steps}  {'  '.join(parts)}  {_duration(left)} left", soft_wrap=True
         )
