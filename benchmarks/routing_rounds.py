@@ -103,7 +103,7 @@ def learn(world: World, base: Path, work: Path, given: argparse.Namespace, seed:
         attach(store, rewards_of(groups, policy_seconds=POLICY_SECONDS), "exact")
         store.close()
     say(f"{time.monotonic() - began:.0f} s: captured {report(groups)} of random routing")
-    replayed = replay(base, store_file, work / "replay", given, seed, regression=0.3, truncate=20.0)
+    replayed = replay(base, store_file, work / "replay", given, seed, given.replay_rate, regression=0.3, truncate=20.0)
     say(f"{time.monotonic() - began:.0f} s: replay has ended")
     left = deadline - time.monotonic() - 10
     learnt = replayed
@@ -142,7 +142,7 @@ def learn(world: World, base: Path, work: Path, given: argparse.Namespace, seed:
 
 
 def replay(
-    base: Path, store_file: Path, folder: Path, given: argparse.Namespace, seed: int, **objective: float
+    base: Path, store_file: Path, folder: Path, given: argparse.Namespace, seed: int, rate: float, **objective: float
 ) -> Path:
     """Train on the captured runs alone."""
     train(
@@ -153,7 +153,7 @@ def replay(
         lora_rank=None,
         epochs=given.epochs,
         batch=64,
-        learning_rate=given.replay_rate,
+        learning_rate=rate,
         schedule="linear",
         save_every=10_000,
         log_every=20,
@@ -203,6 +203,7 @@ def arguments(doc: str | None, work: str, minutes: float, capture: int) -> argpa
     parser.add_argument("--replay-rate", type=float, default=1e-3)
     parser.add_argument("--online-rate", type=float, default=1e-4)
     parser.add_argument("--gradient", action="store_true", help="also replay by the policy gradient")
+    parser.add_argument("--gradient-rate", type=float, default=5e-4)
     parser.add_argument("--base", type=Path, help="a policy that is there already")
     parser.add_argument("--work", type=Path, default=Path(work))
     return parser.parse_args()
@@ -221,7 +222,7 @@ def run(world: World, given: argparse.Namespace) -> None:
         stages = learn(world, base, work, given, seed, console.print)
         arms = {"base": base, "replay": stages["replay"]}
         if given.gradient:
-            arms["gradient"] = replay(base, stages["store"], work / "gradient", given, seed)
+            arms["gradient"] = replay(base, stages["store"], work / "gradient", given, seed, given.gradient_rate)
         arms["learnt"] = stages["learnt"]
         found = {
             name: measure(world, folder, name, given, list(SETTINGS) if name == "learnt" else [CLAIM])
