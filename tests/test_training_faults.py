@@ -122,6 +122,33 @@ def test_a_folder_with_another_run_in_it_is_left_alone(router: Path, router_stor
     assert (checkpoints(out / "checkpoints")[-1] / MARK).is_file()
 
 
+@pytest.mark.parametrize("ranks", [(4, None), (None, 4)], ids=["adapter-then-model", "model-then-adapter"])
+def test_a_restart_leaves_nothing_of_the_policy_before(
+    router: Path, router_store: str, tmp_path: Path, ranks: tuple[int | None, int | None]
+) -> None:
+    out = tmp_path / "out"
+    before, after = (settings_of(router, out, router_store, steps=1, lora_rank=rank) for rank in ranks)
+    train(before)
+    (out / "added_tokens.json").write_text("{}")  # of a tokenizer of before
+
+    train(after.model_copy(update={"restart": True}))
+
+    files = {path.name for path in out.iterdir()}
+    assert ("adapter_config.json" in files) == ("adapter_model.safetensors" in files) == (ranks[1] is not None)
+    assert ("model.safetensors" in files) == ("config.json" in files) == (ranks[1] is None)
+    assert "added_tokens.json" not in files
+
+
+def test_an_output_folder_is_not_the_policy_nor_one_that_was_not_trained(
+    router: Path, router_store: str, tmp_path: Path
+) -> None:
+    own = shutil.copytree(router, tmp_path / "own")
+    for policy, match in ((own, "is the policy that is trained"), (router, "not trained into it")):
+        with pytest.raises(TrainingError, match=match):
+            train(settings_of(policy, own, router_store, steps=1, restart=True))
+    assert load_file(own / "model.safetensors")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])

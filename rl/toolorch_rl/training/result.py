@@ -22,6 +22,10 @@ METRICS_FILE = "metrics.jsonl"
 CARD = "toolorch.json"
 """Written last: a folder that has it is whole."""
 
+_POLICY_FILES = ("adapter_*", "model*.safetensors*", "config.json", "generation_config.json")
+"""What makes a folder an adapter or a model, as patterns of names."""
+_TOKENIZER_FILES = ("tokenizer*", "chat_template*", "special_tokens_map.*", "added_tokens.*", "vocab.*", "merges.*")
+
 _PARTS = ("toolorch-integrations", "trl", "transformers", "peft", "torch")
 
 
@@ -40,6 +44,18 @@ class TrainResult:
     metrics: dict[str, float]
     counts: dict[str, int]
     refused: dict[str, int]
+
+
+def policy_files(folder: Path) -> list[Path]:
+    """Return the files that make a folder an adapter or a model."""
+    return [path for pattern in _POLICY_FILES for path in folder.glob(pattern) if path.is_file()]
+
+
+def remove_saved(folder: Path) -> None:
+    """Remove what `save` once wrote to a folder: an adapter beside a model would be taken for the one that counts."""
+    surplus = [path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)]
+    for path in (folder / CARD, *policy_files(folder), *surplus):
+        path.unlink(missing_ok=True)
 
 
 def save(trainer: Any, settings: TrainSettings, material: Material, metrics: dict[str, float]) -> None:

@@ -14,7 +14,7 @@ from toolorch_rl.training.checkpoints import checkpoint_state, checkpoints, remo
 from toolorch_rl.training.corpus import read_traces
 from toolorch_rl.training.errors import TrainingError
 from toolorch_rl.training.material import Material, material_of
-from toolorch_rl.training.result import CARD, METRICS_FILE, TrainResult, save
+from toolorch_rl.training.result import CARD, METRICS_FILE, TrainResult, policy_files, remove_saved, save
 from toolorch_rl.training.settings import Method, TrainSettings
 from toolorch_rl.training.source import ExampleSource
 
@@ -72,6 +72,7 @@ def _run(settings: TrainSettings, source: ExampleSource | None) -> TrainResult:
     from toolorch_rl.training.trainers import arguments_of, policy_parts, trainer_of
 
     base, tokenizer, config = policy_parts(settings)
+    _check_not_own_policy(settings, base)
     arguments = arguments_of(settings)
     resumed = _prepare(settings, arguments)
     if source is None:
@@ -97,20 +98,34 @@ def _prepare(settings: TrainSettings, arguments: Any) -> Path | None:
     below = folder / "checkpoints"
     mark = content_hash([settings.model_dump(mode="json", exclude=_MAY_CHANGE)])
     if arguments.should_save:
+        _check_not_foreign(folder)
         if settings.restart:
+            (folder / CARD).unlink(missing_ok=True)
             shutil.rmtree(below, ignore_errors=True)
-            for name in (PLAN, CARD):
-                (folder / name).unlink(missing_ok=True)
         _check_output(folder, mark)
         below.mkdir(parents=True, exist_ok=True)
         remove_halves(below)
         if not checkpoints(below):
             # Nothing was trained: runs that were captured since are welcome.
             (folder / METRICS_FILE).unlink(missing_ok=True)
+            remove_saved(folder)
             write_synced(folder / PLAN, json.dumps({"settings": mark, "traces": None}))
     _wait(arguments)
     whole = checkpoints(below)
     return whole[-1] if whole else None
+
+
+def _check_not_own_policy(settings: TrainSettings, base: str) -> None:
+    """Refuse to write over what is trained: it is read after the output folder was made ready."""
+    for path in (Path(settings.policy), Path(base)):
+        if path.is_dir() and path.resolve() == settings.output.resolve():
+            raise TrainingError(f"output: {path} is the policy that is trained; give another folder")
+
+
+def _check_not_foreign(folder: Path) -> None:
+    """Refuse a folder with a policy that no training run has begun to write."""
+    if policy_files(folder) and not (folder / PLAN).exists() and not (folder / CARD).exists():
+        raise TrainingError(f"output: {folder} holds a policy that was not trained into it; give another folder")
 
 
 def _check_output(folder: Path, mark: str) -> None:
