@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ import yaml
 from kubernetes_validate import validate  # type: ignore[import-untyped]
 
 from tests.doubles import chat_policy, unused_port
+from tests.gateway_world import gateway
 from toolorch_integrations.testing import ScriptedPolicy
 from toolorch_integrations.versions import CONVERSATION_HEADER, conversation
 
@@ -43,7 +45,7 @@ def balancer(folder: Path, *replicas: str) -> Iterator[str]:
     port = unused_port()
     text = (FOLDER / "config" / "nginx.conf").read_text()
     for number, url in enumerate(replicas):
-        text = text.replace(f"policy-{number}.policy-replicas:8000", httpx.URL(url).netloc.decode())
+        text = text.replace(f"policy-{number}:8000", httpx.URL(url).netloc.decode())
     text = text.replace("listen 8000;", f"listen 127.0.0.1:{port};")
     # Its folders are root's, and it must not become a daemon; all else is as shipped.
     temporary = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in ("client_body", "proxy"))
@@ -100,6 +102,38 @@ def test_what_resources_name_is_there() -> None:
     assert mounted == maps
 
 
+def test_the_balancer_knows_each_replica_by_an_address_that_stays() -> None:
+    names = re.findall(r"^ +server ([\w.-]+):8000", (FOLDER / "config" / "nginx.conf").read_text(), re.MULTILINE)
+    found = resources()
+    policy = next(item for item in found if item["kind"] == "StatefulSet" and item["metadata"]["name"] == "policy")
+    assert names == [f"policy-{number}" for number in range(policy["spec"]["replicas"])]
+    for name in names:
+        service = next(item for item in found if item["kind"] == "Service" and item["metadata"]["name"] == name)
+        assert service["spec"].get("clusterIP") != "None"  # nginx asks for it once: a headless one moves with its pod
+        assert service["spec"]["selector"]["statefulset.kubernetes.io/pod-name"] == name
+        assert "ipv4_address" in compose()["services"][name]["networks"]["default"]
+    policy_section = tomllib.loads((FOLDER / "config" / "gateway.toml").read_text())["policy"]
+    assert policy_section["replicas"] == [f"http://{name}:8000/v1" for name in names]
+
+
+def test_a_promotion_reaches_the_balancer_and_each_replica_and_so_do_gateways() -> None:
+    let_in = {
+        item["metadata"]["name"]: {
+            source["podSelector"]["matchLabels"]["app"] for source in item["spec"]["ingress"][0]["from"]
+        }
+        for item in resources()
+        if item["kind"] == "NetworkPolicy"
+    }
+    assert let_in["balancer"] == {"gateway", "promotion"}
+    assert let_in["policy"] == {"balancer", "gateway", "promotion"}
+
+
+def test_nobody_scrapes_metrics_without_a_key() -> None:
+    workloads = [item for item in resources() if item["kind"] in ("StatefulSet", "Deployment")]
+    annotations = [item["spec"]["template"]["metadata"].get("annotations", {}) for item in workloads]
+    assert not any(name.startswith("prometheus.io/") for found in annotations for name in found)
+
+
 def test_compose_mounts_what_is_there_and_names_each_variable() -> None:
     services = compose()["services"]
     for service in services.values():
@@ -131,6 +165,16 @@ def test_the_gateways_configuration_is_valid(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_gateways_start_while_the_policy_still_loads(tmp_path: Path) -> None:
+    policy = tomllib.loads((FOLDER / "config" / "gateway.toml").read_text())["policy"]
+    arguments = compose()["x-policy"]["command"]
+    assert f"--served-model-name={policy['model']}" in arguments
+    nobody = f"http://127.0.0.1:{unused_port()}/v1"
+    with gateway(tmp_path, policy={**policy, "url": nobody, "replicas": [nobody]}) as app:
+        assert app.state.versions is not None
+        assert app.state.versions.refresh().current == policy["model"]
 
 
 def test_both_run_the_policy_with_the_same_flags_which_exact_capture_needs() -> None:

@@ -104,6 +104,8 @@ def test_the_environment_alone_is_enough(monkeypatch: pytest.MonkeyPatch):
         ("[server]\nport = 70000", r"server.port: .*65535 \(it is 70000\)"),
         ("[policy]\nmodel = 'p'", "policy.url is missing"),
         ("[policy]\nurl = 'localhost:8000'", "policy.url: .*give one such as http"),
+        ("[policy]\nurl = 'http://x/v1'\nreplicas = ['x:8000']", "policy.replicas: .*give one such as http"),
+        ("[policy]\nurl = 'http://x/v1'\nreplicas = ['http://a/v1', 'http://a/v1/']", "http://a/v1 is named twice"),
         ("[policy]\nurl = 'http://x/v1'\nprice = {inputs = 1}", "policy.price.inputs: .*did you mean input"),
         ("[[orchestrators]]\nname = 'a'", "orchestrators.0: .*give app"),
         ("[[orchestrators]]\napp = 'shop'", "orchestrators.0: .*module:attribute"),

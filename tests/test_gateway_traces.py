@@ -20,8 +20,8 @@ from toolorch_integrations.trace import Reward
 from toolorch_serving.embedded import EmbeddedServer
 from toolorch_serving.gateway.app import Gateway
 from toolorch_serving.gateway.config import PolicyConfig
+from toolorch_serving.gateway.policy_client import PolicyClient
 from toolorch_serving.gateway.token_text import TokenText
-from toolorch_serving.gateway.upstream import Upstream
 
 NOW = 1_800_000_000.0
 
@@ -149,7 +149,7 @@ async def test_whatever_models_wrote_is_shown_as_json(tmp_path: Path):
 # Texts of tokens
 
 
-class CountingUpstream(Upstream):
+class CountingClient(PolicyClient):
     """Knows texts by id, and counts questions."""
 
     def __init__(self, texts: dict[int, str]) -> None:
@@ -161,18 +161,18 @@ class CountingUpstream(Upstream):
 
 
 def test_texts_are_cut_by_a_separator_that_is_proven():
-    upstream = CountingUpstream({1: "a", 2: "aa", 3: "", 9: "<end>"})
+    upstream = CountingClient({1: "a", 2: "aa", 3: "", 9: "<end>"})
     assert TokenText(upstream).texts([1, 2, 3, 9], [9]) == {1: "a", 2: "aa", 3: "", 9: "<end>"}
     assert upstream.asked == 2
 
 
 def test_an_ambiguous_separator_is_not_used():
-    upstream = CountingUpstream({1: "a", 2: "aa", 3: ""})
+    upstream = CountingClient({1: "a", 2: "aa", 3: ""})
     assert TokenText(upstream).texts([1, 2], [3, 1]) == {1: "a", 2: "aa"}
 
 
 def test_a_known_id_is_not_asked_for_again():
-    upstream = CountingUpstream({number: f"t{number} " for number in range(2_000)} | {9: "<end>"})
+    upstream = CountingClient({number: f"t{number} " for number in range(2_000)} | {9: "<end>"})
     texts = TokenText(upstream)
     assert len(texts.texts(range(2_000), [9])) == 2_000
     asked = upstream.asked
@@ -182,7 +182,7 @@ def test_a_known_id_is_not_asked_for_again():
 
 
 def test_the_embedded_engine_says_what_its_tokens_mean(embedded_server: EmbeddedServer):
-    upstream = Upstream(PolicyConfig(url=embedded_server.url))
+    upstream = PolicyClient(PolicyConfig(url=embedded_server.url))
     ids = upstream._ask("POST", f"{embedded_server.url}/chat/completions/render", CHAT)["token_ids"]
     texts = TokenText(upstream).texts(ids, [ids[-1], ids[0]])
     assert set(texts) == set(ids)

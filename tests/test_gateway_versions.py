@@ -133,6 +133,47 @@ async def test_a_candidate_that_is_taken_back_leaves_the_server(tmp_path: Path):
         assert (found["current"], found["candidate"], found["served"]) == ("p", None, ["p"])
 
 
+@contextmanager
+def behind_a_balancer(
+    folder: Path, first: list[str], second: list[str]
+) -> Iterator[tuple[Gateway, httpx.AsyncClient, list[PolicyServer]]]:
+    """A gateway that asks the first of two replicas as if it were the balancer."""
+    with ExitStack() as stack:
+        replicas = [stack.enter_context(PolicyServer(models)) for models in (first, second)]
+        policy = {"url": replicas[0].url, "replicas": [one.url for one in replicas], "model": "p"}
+        app = stack.enter_context(gateway(folder, policy=policy))
+        yield app, stack.enter_context(client_of(app)), replicas
+
+
+async def test_a_version_serves_where_every_replica_has_it(tmp_path: Path):
+    with behind_a_balancer(tmp_path, ["p", "p-v2", "p-v3"], ["p", "p-v3"]) as (_, client, _replicas):
+        assert (await client.get("/v1/versions")).json()["served"] == ["p", "p-v3"]
+        refused = await promote(client, "p-v2")
+        assert refused.status_code == 409
+        assert "does not answer as p-v2, but as p, p-v3" in refused.text
+        assert (await promote(client, "p-v3")).status_code == 200
+
+
+@pytest.mark.parametrize("second", [["p", "p-v2"], ["p"]])
+async def test_a_candidate_that_is_taken_back_leaves_every_replica_that_has_it(tmp_path: Path, second: list[str]):
+    with behind_a_balancer(tmp_path, second, ["p", "p-v2"]) as (app, client, replicas):
+        canary(app)
+        assert (await roll_back(client)).json()["step"] == "rolled back"
+        assert [one.models for one in replicas] == [["p"], ["p"]]
+
+
+async def test_a_replica_that_is_away_keeps_no_other_from_letting_go(tmp_path: Path):
+    with PolicyServer(["p", "p-v2"]) as up:
+        policy = {"url": up.url, "replicas": ["http://127.0.0.1:9/v1", up.url], "model": "p"}
+        with gateway(tmp_path, policy=policy) as app, client_of(app) as client:
+            canary(app)
+            found = (await client.get("/v1/versions")).json()
+            assert (found["current"], found["served"]) == ("p", [])
+            assert "http://127.0.0.1:9/v1/models cannot be asked" in found["served_error"]
+            assert (await roll_back(client)).json()["step"] == "rolled back"
+            assert up.models == ["p"]
+
+
 def test_a_gateway_follows_what_another_process_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("toolorch_serving.gateway.opening.FOLLOW_SECONDS", 0.02)
     with world(tmp_path, "p", "p-v2") as (app, _, _policy):

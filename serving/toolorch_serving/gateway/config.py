@@ -87,7 +87,8 @@ class PolicyConfig(_Section):
     """The policy server: upstream of the capturing proxy, and policy of built-in orchestrators.
 
     Attributes:
-        url: Base URL, `/v1` included.
+        url: Base URL, `/v1` included; where several servers stand behind it, the balancer's.
+        replicas: Base URLs of these servers: a version serves where each of them has it, and leaves each of them.
         model: Name of the policy that serves before anything was promoted; None: the server's first.
         key_variable: Environment variable with the server's API key.
         timeout: Seconds until a call is given up.
@@ -95,6 +96,7 @@ class PolicyConfig(_Section):
     """
 
     url: str
+    replicas: tuple[str, ...] = ()
     model: str | None = None
     key_variable: str | None = None
     timeout: float = Field(120.0, gt=0)
@@ -106,6 +108,15 @@ class PolicyConfig(_Section):
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"{url!r} is no base URL: give one such as http://127.0.0.1:8000/v1")
         return url.rstrip("/")
+
+    @field_validator("replicas")
+    @classmethod
+    def _are_http(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        checked = tuple(cls._is_http(url) for url in urls)
+        twice = [url for url in checked if checked.count(url) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]} is named twice: name each server once")
+        return checked
 
 
 class OrchestratorConfig(_Section):

@@ -18,10 +18,9 @@ from toolorch_serving.gateway.limits import PERMIT, Limits
 from toolorch_serving.gateway.metrics import Metrics
 from toolorch_serving.gateway.orchestrators import make_runners
 from toolorch_serving.gateway.periodic import Periodic
-from toolorch_serving.gateway.proxy import CapturingProxy, Proxied, ProxySettings
-from toolorch_serving.gateway.proxy import Upstream as ProxyUpstream
+from toolorch_serving.gateway.policy_client import PolicyClient, policy_key
+from toolorch_serving.gateway.proxy import CapturingProxy, Proxied, ProxySettings, Upstream
 from toolorch_serving.gateway.state import GatewayState
-from toolorch_serving.gateway.upstream import Upstream, authorization
 from toolorch_serving.gateway.versions import Versions
 from toolorch_serving.promotion.records import PromotionRecords
 
@@ -89,7 +88,7 @@ def _proxy(state: GatewayState, policy: PolicyConfig) -> CapturingProxy:
         policy=policy.model or (state.router.routes.current if state.router else ""),
         router=state.router,
         price=policy.price,
-        key=authorization(policy).get("Authorization", "").removeprefix("Bearer ") or None,
+        key=policy_key(policy),
         # Where callers have no key of the gateway's, what they send is for the policy server.
         pass_key=state.keys.is_open,
     )
@@ -99,7 +98,7 @@ def _proxy(state: GatewayState, policy: PolicyConfig) -> CapturingProxy:
         state.metrics.policy_call(call.model, call.status, call.seconds, call.input_tokens, call.output_tokens)
 
     return CapturingProxy(
-        ProxyUpstream(policy.url, policy.timeout),
+        Upstream(policy.url, policy.timeout),
         state.wire or state.session.recorder,
         settings,
         caller=lambda scope: str(scope[CALLER].name),
@@ -108,17 +107,17 @@ def _proxy(state: GatewayState, policy: PolicyConfig) -> CapturingProxy:
     )
 
 
-def _policy(config: GatewayConfig, store: TraceStore, stack: ExitStack) -> tuple[Upstream | None, Versions | None]:
+def _policy(config: GatewayConfig, store: TraceStore, stack: ExitStack) -> tuple[PolicyClient | None, Versions | None]:
     if config.policy is None:
         return None, None
-    upstream = Upstream(config.policy)
+    upstream = PolicyClient(config.policy)
     stack.callback(upstream.close)
     versions = Versions(PromotionRecords(store), upstream, config.policy.model or _first(upstream))
     stack.enter_context(Periodic("versions", FOLLOW_SECONDS, versions.refresh))
     return upstream, versions
 
 
-def _first(upstream: Upstream) -> str:
+def _first(upstream: PolicyClient) -> str:
     """Return the first model of the policy server."""
     try:
         names = upstream.names()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from toolorch_integrations.errors import ToolorchError
 from toolorch_integrations.versions import VersionRouter
 from toolorch_serving.gateway.config import GatewayConfig, OrchestratorConfig, PolicyConfig
 from toolorch_serving.gateway.errors import ConfigError
+from toolorch_serving.gateway.policy_client import policy_key
 from toolorch_serving.gateway.runner import Runner
 from toolorch_serving.gateway.threads import Threads
 
@@ -166,12 +166,9 @@ def _policy(config: PolicyConfig, router: VersionRouter | None) -> Any:
     from toolorch_integrations.langgraph import ChatPolicy
     from toolorch_integrations.langgraph.versions import RoutedChatPolicy
 
-    key = os.environ.get(config.key_variable) if config.key_variable is not None else None
-    if config.key_variable is not None and not key:
-        raise ConfigError(f"policy.key_variable: the environment variable {config.key_variable} is not set: export it")
     options: dict[str, Any] = {
         "base_url": config.url,
-        "api_key": key or "none",
+        "api_key": policy_key(config) or "none",
         "timeout": config.timeout,
         "price": config.price,
     }

@@ -13,7 +13,7 @@ from toolorch_serving.gateway.config import GatewayConfig
 from toolorch_serving.gateway.keys import Keyring
 from toolorch_serving.gateway.limits import Limits
 from toolorch_serving.gateway.metrics import Metrics
-from toolorch_serving.gateway.upstream import Upstream
+from toolorch_serving.gateway.policy_client import PolicyClient
 from toolorch_serving.gateway.versions import Versions
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class GatewayState:
     wire: DetachedRecorder | None = None
     proxy: Proxy | None = None
     versions: Versions | None = None
-    upstream: Upstream | None = None
+    upstream: PolicyClient | None = None
     draining: bool = False
 
     def flush(self, timeout: float) -> bool:

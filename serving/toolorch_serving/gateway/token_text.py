@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from toolorch_serving.gateway.errors import UpstreamError
-from toolorch_serving.gateway.upstream import Upstream
+from toolorch_serving.gateway.policy_client import PolicyClient
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class TokenText:
         upstream: The policy server; None: nothing is known.
     """
 
-    def __init__(self, upstream: Upstream | None) -> None:
+    def __init__(self, upstream: PolicyClient | None) -> None:
         self._upstream = upstream
         self._lock = threading.Lock()
         self._texts: dict[int, str] = {}
@@ -51,7 +51,7 @@ class TokenText:
                     self._learn(upstream, missing, separators)
         return {token: self._texts[token] for token in wanted if token in self._texts}
 
-    def _learn(self, upstream: Upstream, missing: list[int], separators: Sequence[int]) -> None:
+    def _learn(self, upstream: PolicyClient, missing: list[int], separators: Sequence[int]) -> None:
         end = time.monotonic() + _PATIENCE
         try:
             for start in range(0, len(missing), _BATCH):
@@ -62,7 +62,7 @@ class TokenText:
             logger.info("texts of tokens are not shown: %s", error)
 
 
-def _batch(upstream: Upstream, ids: list[int], separators: Sequence[int], end: float) -> dict[int, str]:
+def _batch(upstream: PolicyClient, ids: list[int], separators: Sequence[int], end: float) -> dict[int, str]:
     for separator in separators:
         text = upstream.detokenize([separator])
         if not text:

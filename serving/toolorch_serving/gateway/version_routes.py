@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends, Query
 
 from toolorch_serving.gateway.errors import NotFoundError, UpstreamError
 from toolorch_serving.gateway.keys import Caller, caller
+from toolorch_serving.gateway.policy_client import PolicyClient
 from toolorch_serving.gateway.schemas import PromoteRequest, RollBackRequest, VersionStep, VersionsView
 from toolorch_serving.gateway.state import GatewayState
-from toolorch_serving.gateway.upstream import Upstream
 from toolorch_serving.gateway.versions import Versions
 from toolorch_serving.promotion.records import PromotionRecord
 
@@ -62,7 +62,7 @@ def _versions(state: GatewayState) -> Versions:
     return state.versions
 
 
-def _served(upstream: Upstream | None) -> tuple[list[str], str | None]:
+def _served(upstream: PolicyClient | None) -> tuple[list[str], str | None]:
     if upstream is None:
         return [], _NO_POLICY
     try:

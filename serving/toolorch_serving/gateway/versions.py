@@ -11,7 +11,7 @@ from typing import Any
 
 from toolorch_integrations.versions import Routes, VersionRouter
 from toolorch_serving.gateway.errors import ConflictError
-from toolorch_serving.gateway.upstream import Upstream
+from toolorch_serving.gateway.policy_client import PolicyClient
 from toolorch_serving.promotion.ending import following, roll_back
 from toolorch_serving.promotion.errors import PromotionError
 from toolorch_serving.promotion.records import PromotionRecord, PromotionRecords, Step
@@ -32,7 +32,7 @@ class Versions:
         StoreError: The record cannot be read.
     """
 
-    def __init__(self, records: PromotionRecords, upstream: Upstream, initial: str) -> None:
+    def __init__(self, records: PromotionRecords, upstream: PolicyClient, initial: str) -> None:
         self._records = records
         self._upstream = upstream
         self._initial = initial
@@ -130,7 +130,7 @@ class Versions:
 class _Served:
     """The policy server, as a roll back needs it."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: PolicyClient) -> None:
         self._upstream = upstream
 
     def publish(self, version: str, folder: Path) -> Any:
@@ -140,5 +140,4 @@ class _Served:
         return version in self._upstream.names()
 
     def retire(self, version: str) -> None:
-        if self.serves(version):
-            self._upstream.unload(version)
+        self._upstream.unload(version)
