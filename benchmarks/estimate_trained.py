@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import routing_fixed, routing_redrawn
 from benchmarks.estimate_coverage import Count
+from benchmarks.routing_report import console
 from benchmarks.routing_rounds import World, served
 from examples.routing.app import verify
 from examples.routing.requests import SETTINGS
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=48)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    console = Console(soft_wrap=True, highlight=False)
+    terminal = console()
     work = given.work or Path(".toolorch") / given.world
     seeds = sorted(work.glob("seed-*"))
     if len(seeds) < 2:
@@ -114,10 +114,10 @@ def main() -> None:
                     said[metric].append("-" if interval is None else f"{interval.low:.3g}..{interval.high:.3g}")
             for metric in METRICS:
                 table.add_row(f"{seed.name} {folder.name}", metric, f"{truth[metric]:.3g}", "  ".join(said[metric]))
-    console.print(table)
+    terminal.print(table)
     for metric, count in counts.items():
         share = count.held / max(count.said, 1)
-        console.print(
+        terminal.print(
             f"{metric}: {count.held} of {count.said} intervals hold what was seen, {share:.3f} "
             f"(to reach: {BAR}); {trials - count.said} could not tell; {count.wrong} verdicts were wrong"
         )

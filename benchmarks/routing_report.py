@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
@@ -16,6 +17,16 @@ from examples.routing.requests import SETTINGS
 
 CLAIM = "careful"
 """The setting that the bars are about."""
+
+
+FILE_WIDTH = 120
+"""Characters of a line where the report goes into a file."""
+
+
+def console() -> Console:
+    """Return where the report goes."""
+    terminal = Console(soft_wrap=True, highlight=False)
+    return terminal if terminal.is_terminal else Console(soft_wrap=True, highlight=False, width=FILE_WIDTH)
 
 
 def dominated(point: Worth, others: Sequence[Worth]) -> list[str]:
@@ -86,7 +97,8 @@ def summed_up(work: Path, strongest: float) -> list[str]:
             values = [result["arms"][arm][CLAIM][figure]["value"] for result in results]
             lines.append(f"  {arm}, {figure.replace('_', ' ')}: {_over_seeds(values)}")
     if any(result["curve"] for result in results):
-        _draw([result["curve"] for result in results], strongest, work / "curve.png")
+        _draw_curves([result["curve"] for result in results], strongest, work / "curve.png")
+    _draw_settings(results, work / "settings.png")
     return [*lines, f"written to {work}"]
 
 
@@ -98,13 +110,8 @@ def _over_seeds(values: Sequence[float]) -> str:
     return f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}] ({', '.join(f'{value:.3f}' for value in values)})"
 
 
-def _draw(curves: Sequence[Sequence[dict[str, float]]], strongest: float, file: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4))
+def _draw_curves(curves: Sequence[Sequence[dict[str, float]]], strongest: float, file: Path) -> None:
+    figure, axes = _figure()
     for number, curve in enumerate(curves):
         minutes = [point["seconds"] / 60 for point in curve]
         for name, color, scale in (("solved", "C0", 1.0), ("dollars", "C1", strongest)):
@@ -113,5 +120,41 @@ def _draw(curves: Sequence[Sequence[dict[str, float]]], strongest: float, file: 
     title = f"Online rounds (sampled, all settings), {len(curves)} seeds"
     axes.set(xlabel="minutes, capture and replay included", ylim=(0, 1.05), title=title)
     axes.legend()
+    _save(figure, file)
+
+
+def _draw_settings(results: Sequence[dict[str, Any]], file: Path) -> None:
+    """Draw what the policy takes and solves in each setting, beside the baselines in `CLAIM`: means over seeds."""
+    arms = [(setting, "C0", [result["arms"]["learnt"][setting] for result in results]) for setting in SETTINGS]
+    rules = results[0]["baselines"][CLAIM]
+    arms += [(rule, "C7", [result["baselines"][CLAIM][rule] for result in results]) for rule in rules]
+    points: dict[tuple[str, float, float, str], list[str]] = {}
+    for name, color, items in arms:
+        dollars = float(np.mean([item["dollar_share"]["value"] for item in items]))
+        seconds = float(np.mean([item["seconds"] for item in items]))
+        solved = float(np.mean([item["solved"]["value"] for item in items]))
+        points.setdefault((color, round(dollars, 3), round(seconds, 2), f"{solved:.1%}"), []).append(name)
+    figure, axes = _figure()
+    for (color, dollars, seconds, solved), names in points.items():
+        axes.plot(dollars, seconds, "o", color=color)
+        beside = (6, 4) if color == "C0" else (6, -12)
+        label = f"{', '.join(names)}: {solved}"
+        axes.annotate(label, (dollars, seconds), beside, textcoords="offset points", color=color, fontsize=9)
+    title = f"One policy, five settings (blue): share solved, mean of {len(results)} seeds"
+    axes.set(xlabel="dollars / always-strongest", ylabel="seconds a request", xlim=(-0.05, 1.4), title=title)
+    axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
+    _save(figure, file)
+
+
+def _figure() -> tuple[Any, Any]:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt.subplots(figsize=(7, 4))
+
+
+def _save(figure: Any, file: Path) -> None:
     figure.tight_layout()
     figure.savefig(file, dpi=120)

@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
-from benchmarks.routing_report import CLAIM, summed_up, table, verdicts
+from benchmarks.routing_report import CLAIM, console, summed_up, table, verdicts
 from examples.routing.app import App, routing_app, verify
 from examples.routing.measure import POLICY_SECONDS, Worth, baselines, policy_arm, worth
 from examples.routing.requests import SETTINGS, RoutingTask
@@ -212,14 +211,14 @@ def arguments(doc: str | None, work: str, minutes: float, capture: int) -> argpa
 def run(world: World, given: argparse.Namespace) -> None:
     """Learn and measure with each seed; print and save."""
     torch.set_num_threads(1)
-    console = Console(soft_wrap=True, highlight=False)
+    terminal = console()
     known = rules(world, given.held_out)
     for seed in given.seeds:
         work = given.work / f"seed-{seed}"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         base = given.base or world.base(work / "base", seed)
-        stages = learn(world, base, work, given, seed, console.print)
+        stages = learn(world, base, work, given, seed, terminal.print)
         arms = {"base": base, "replay": stages["replay"]}
         if given.gradient:
             arms["gradient"] = replay(base, stages["store"], work / "gradient", given, seed, given.gradient_rate)
@@ -231,10 +230,10 @@ def run(world: World, given: argparse.Namespace) -> None:
         for setting in SETTINGS:
             rows = [*(part[setting] for part in found.values() if setting in part), *known[setting].values()]
             title = f"{setting}, {given.held_out} held-out requests, seed {seed}, {stages['seconds'] / 60:.1f} minutes"
-            console.print(table(title, rows))
+            terminal.print(table(title, rows))
         bars = verdicts(known, found)
         for name, value in bars.items():
-            console.print(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value or '-'}")
+            terminal.print(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value or '-'}")
         data = {
             "seed": seed,
             "engine": given.engine,
@@ -245,4 +244,4 @@ def run(world: World, given: argparse.Namespace) -> None:
             "curve": stages["curve"],
         }
         (work / "result.json").write_text(json.dumps(data, indent=1))
-    console.print(*summed_up(given.work, known[CLAIM]["always-strongest"].dollars), sep="\n")
+    terminal.print(*summed_up(given.work, known[CLAIM]["always-strongest"].dollars), sep="\n")

@@ -15,7 +15,7 @@ from examples.routing.measure import Worth, baselines, best_rewards, rewards, wo
 from examples.routing.redrawn import EVERYTHING, SKILLS, names, prices, redrawn_tasks, team
 from examples.routing.redrawn_policy import able, least, reply, verdict
 from examples.routing.redrawn_reading import parts_of
-from examples.routing.requests import RoutingTask
+from examples.routing.requests import SETTINGS, RoutingTask
 from tests.doubles import chat_policy
 from toolorch_integrations.testing import Reply, ScriptedPolicy
 from toolorch_rl.evaluation.arms import HEADROOM, named
@@ -162,10 +162,12 @@ def test_a_point_is_dominated_by_what_is_nowhere_worse_and_somewhere_better():
 def test_seeds_are_summed_up_with_an_interval(tmp_path: Any):
     assert summed_up(tmp_path, 1.0) == ["there are no results"]
     for seed, value in enumerate((0.8, 0.9, 1.0)):
-        figures = {"careful": {key: {"value": value} for key in ("solved", "dollar_share", "reward_share")}}
+        worth = {key: {"value": value} for key in ("solved", "dollar_share", "reward_share")} | {"seconds": value}
+        figures = dict.fromkeys(SETTINGS, worth)
         (tmp_path / f"seed-{seed}").mkdir()
         result = {
             "arms": dict.fromkeys(("base", "replay", "learnt"), figures),
+            "baselines": {setting: {"oracle": worth, "random": worth} for setting in SETTINGS},
             "curve": [{"seconds": 60.0, "solved": value, "dollars": 0.1}],
         }
         (tmp_path / f"seed-{seed}" / "result.json").write_text(json.dumps(result))
@@ -173,3 +175,4 @@ def test_seeds_are_summed_up_with_an_interval(tmp_path: Any):
     # Student's t for two degrees of freedom: 4.303 standard errors of 0.1 / sqrt(3).
     assert lines[1] == "  base, solved: 0.900 [0.652, 1.148] (0.800, 0.900, 1.000)"
     assert (tmp_path / "curve.png").exists()
+    assert (tmp_path / "settings.png").exists()
