@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from tests.routing_world import (
     stored,
 )
 from toolorch_rl.rows import Example
-from toolorch_rl.training import StepSource, train
+from toolorch_rl.training import StepSource, TrainingError, train
+from toolorch_rl.training.trainers import arguments_of, micro_batches, policy_parts, trainer_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -62,6 +64,43 @@ def test_replay_compares_single_runs_with_a_fitted_baseline(router: Path, router
 
     assert result.counts["single runs"] == len(traces)
     assert share(probabilities(router, tmp_path / "out")) > 0.4
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "devices", "found"),
+    [(1, 4, 1, (1, 1)), (32, 4, 1, (4, 8)), (32, 4, 16, (2, 1)), (6, 3, 2, (3, 1)), (8, 16, 2, (4, 1))],
+)
+def test_a_step_has_as_many_rows_as_batch_says(batch: int, micro: int, devices: int, found: tuple[int, int]) -> None:
+    settings = settings_of(Path("p"), Path("o"), method="sft", batch=batch, micro_batch=micro)
+    assert micro_batches(settings, devices) == found
+    assert found[0] * found[1] * devices == batch
+
+
+@pytest.mark.parametrize(
+    ("method", "batch", "devices"), [("sft", 6, 1), ("dpo", 33, 2), ("sft", 8, 16), ("kto", 1, 1), ("kto", 16, 16)]
+)
+def test_a_batch_that_does_not_divide_is_refused(method: str, batch: int, devices: int) -> None:
+    settings = settings_of(Path("p"), Path("o"), method=method, batch=batch, micro_batch=4)
+    with pytest.raises(TrainingError, match=rf"batch: {batch} rows .* among {devices} process.* with micro_batch 4"):
+        micro_batches(settings, devices)
+
+
+@pytest.mark.parametrize("batch", [1, 6, 32, 64])
+def test_passes_are_counted_as_transformers_makes_them(
+    router: Path, router_store: str, tmp_path: Path, batch: int
+) -> None:
+    more = {"method": "sft", "best": 1.0, "steps": None, "epochs": 3.0, "batch": batch, "micro_batch": 2}
+    settings = settings_of(router, tmp_path / "out", router_store, **more)
+    base, tokenizer, _ = policy_parts(settings)
+    made = material(settings)
+    trainer = trainer_of(settings, made, arguments_of(settings), base, tokenizer)
+
+    arguments = copy(trainer.args)
+    arguments.max_steps, arguments.num_train_epochs = -1, 3.0
+    steps = trainer.set_initial_training_values(arguments, trainer.get_train_dataloader())[-1]
+
+    assert made.steps == trainer.args.max_steps == steps
+    assert trainer.get_total_train_batch_size(trainer.args) == batch
 
 
 def test_an_adapter_goes_on_being_trained(router: Path, tmp_path: Path, router_store: str) -> None:

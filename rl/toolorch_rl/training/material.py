@@ -150,14 +150,17 @@ def _replay(corpus: Corpus, rollouts: Rollouts, settings: TrainSettings, longest
         "single runs": sum(run.single for run in corpus.runs),
     }
     source = ReplaySource(runs, settings.batch, settings.seed)
-    return Material(_steps(settings, len(runs)), source=source, counts=counts)
+    return Material(
+        settings.steps or math.ceil(settings.epochs * len(runs) / source.batch), source=source, counts=counts
+    )
 
 
 _MAKERS = {Method.SFT: _sft, Method.DPO: _dpo, Method.KTO: _kto, Method.REPLAY: _replay}
 
 
-def _steps(settings: TrainSettings, items: int) -> int:
-    return settings.steps or math.ceil(settings.epochs * items / min(settings.batch, items))
+def _steps(settings: TrainSettings, rows: int) -> int:
+    """Return the steps of TRL's trainers, whose passes end with a step of the rows that are left."""
+    return settings.steps or math.ceil(settings.epochs * math.ceil(rows / settings.batch))
 
 
 def _read(

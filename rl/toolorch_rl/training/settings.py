@@ -132,9 +132,10 @@ class TrainSettings(BaseModel):
     steps: int | None = Field(None, ge=1)
     """Optimiser steps, in place of `epochs`; `online` needs them."""
     batch: int = Field(32, ge=1)
-    """Rollouts (`replay`), rows (`sft`, `kto`) or pairs (`dpo`) of a step, over all processes."""
+    """Rollouts (`replay`), rows (`sft`, `kto`) or pairs (`dpo`) of a step, over all processes. For the latter three it
+    must divide by processes times `micro_batch`, or by the processes where they have a smaller share."""
     micro_batch: int = Field(4, ge=1)
-    """Rows or pairs at a time on one device (`sft`, `dpo`, `kto`)."""
+    """Most rows or pairs at a time on one device (`sft`, `dpo`, `kto`)."""
     token_budget: int = Field(16_384, ge=1)
     """Most tokens that a device forwards at a time (`replay`, `online`); a longer row goes alone."""
     max_length: int | None = Field(None, ge=2)

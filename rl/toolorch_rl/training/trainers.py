@@ -82,7 +82,7 @@ def arguments_of(settings: TrainSettings) -> Any:
         options |= {"ignore_data_skip": True, "dataset_kwargs": {"skip_prepare_dataset": True}}
     arguments = kind(
         output_dir=str(settings.output / "checkpoints"),
-        per_device_train_batch_size=1 if settings.method in (Method.REPLAY, Method.ONLINE) else settings.micro_batch,
+        per_device_train_batch_size=1,  # below, once the number of processes is known
         max_steps=settings.steps or 1,
         learning_rate=settings.rate,
         lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
@@ -106,9 +106,29 @@ def arguments_of(settings: TrainSettings) -> Any:
         **options,
     )
     if settings.method in (Method.SFT, Method.DPO, Method.KTO):
-        at_once = settings.micro_batch * arguments.world_size
-        arguments.gradient_accumulation_steps = max(1, -(-settings.batch // at_once))
+        # One process that sees several GPUs gives each of them a micro-batch.
+        size, number = micro_batches(settings, arguments.world_size * max(1, arguments.n_gpu))
+        arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps = size, number
     return arguments
+
+
+def micro_batches(settings: TrainSettings, devices: int) -> tuple[int, int]:
+    """Return how many rows a device takes at a time, and how many times in a step, so that a step has `batch` rows.
+
+    Raises:
+        TrainingError: `batch` does not divide so.
+    """
+    share, rest = divmod(settings.batch, devices)
+    size = min(settings.micro_batch, share)
+    least = 2 if settings.method is Method.KTO else 1  # its divergence goes by what stands in a micro-batch
+    if rest or size < least or share % size:
+        among = "1 process" if devices == 1 else f"{devices} processes or GPUs"
+        raise TrainingError(
+            f"batch: {settings.batch} rows a step do not divide among {among} with micro_batch {settings.micro_batch}"
+            f"{' (kto: 2 rows or more each)' if least == 2 else ''}; make it a multiple of "
+            f"{devices * settings.micro_batch}, or choose a smaller micro_batch"
+        )
+    return size, share // size
 
 
 def trainer_of(settings: TrainSettings, material: Material, arguments: Any, base: str, tokenizer: Any) -> Any:
