@@ -38,6 +38,10 @@ and `scope[limits.PERMIT]` the permit, which is closed when the request ends."""
 _WHILE_DRAINING = frozenset({"/health", "/metrics"})
 _CLIENT_GONE = 499
 """Status under which metrics count requests whose client went away: nginx's."""
+_REFUSAL_SECONDS = 3.0
+"""How long a client may take to read that its request was ended: one that reads nothing never would."""
+_CUTTING_SECONDS = 15.0
+"""How long requests may take to end after they were cut off: a run has `run_stream.CLOSING_SECONDS` of it."""
 
 
 class Gateway:
@@ -69,18 +73,35 @@ class Gateway:
     async def drain(self, seconds: float) -> None:
         """Take no more requests, wait for those that run, and cut off what still runs after some time."""
         self.state.draining = True
+        if await self._idle_within(seconds):
+            return
+        logger.warning("%d requests still run after %g s: they are cut off", len(self._running), seconds)
+        now = asyncio.get_running_loop().time()
+        for deadline in self._running.values():
+            if not deadline.expired():  # one that has run out is being ended already
+                deadline.reschedule(now)
+        if not await self._idle_within(_CUTTING_SECONDS):
+            logger.error("%d requests did not end when they were cut off: they are left", len(self._running))
+
+    async def _idle_within(self, seconds: float) -> bool:
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         except TimeoutError:
-            logger.warning("%d requests still run after %g s: they are cut off", len(self._running), seconds)
-            now = asyncio.get_running_loop().time()
-            for deadline in self._running.values():
-                deadline.reschedule(now)
-            await self._idle.wait()
+            return False
+        return True
 
     async def _timed(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun, answer = time.perf_counter(), Answer(send, scope["path"])
+        try:
+            failure = await self._run(scope, receive, answer)
+            if failure is not None:
+                await self._break_off(answer, failure)
+        finally:
+            self.state.metrics.request(_route(scope), answer.status, time.perf_counter() - begun)
+
+    async def _run(self, scope: Scope, receive: Receive, answer: Answer) -> GatewayError | None:
+        """Answer a request within its time; return what is still to be said to the client when that went wrong."""
         self._idle.clear()
         try:
             async with asyncio.timeout(self.state.config.server.request_seconds) as deadline:
@@ -91,16 +112,24 @@ class Gateway:
             answer.status = _CLIENT_GONE
         except Exception as error:  # whatever it is, the client learns that there was something
             if deadline.expired():
-                await answer.refuse(self._late())
-            else:
-                logger.exception("%s %s failed", scope["method"], scope["path"])
-                await answer.refuse(InternalError.of(error))
+                return self._late()
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            return InternalError.of(error)
         finally:
             self._running.pop(answer, None)
             if not self._running:
                 self._idle.set()
             self.state.metrics.running = len(self._running)
-            self.state.metrics.request(_route(scope), answer.status, time.perf_counter() - begun)
+        return None
+
+    async def _break_off(self, answer: Answer, error: GatewayError) -> None:
+        """Tell a client that its request was ended, if it reads; an answer without its end makes uvicorn close."""
+        try:
+            async with asyncio.timeout(_REFUSAL_SECONDS):
+                await answer.refuse(error)
+        except TimeoutError:
+            logger.warning("a client reads nothing of its answer: its connection is closed (%s)", error)
+            answer.status = _CLIENT_GONE
 
     async def _checked(self, scope: Scope, receive: Receive, answer: Answer) -> None:
         try:

@@ -14,13 +14,15 @@ import uvicorn
 from toolorch_serving.gateway.app import Gateway
 from toolorch_serving.gateway.config import ServerConfig
 from toolorch_serving.gateway.errors import ConfigError
+from toolorch_serving.gateway.sse import SEND_SECONDS
 
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 4_096
 """Connections that may wait to be accepted: a thousand clients may come at once."""
 _LEFT_SECONDS = 5
-"""How long connections may stay open after the drain, for the last bytes of what was cut off."""
+"""How long connections may stay open after the drain, for the last bytes of what was cut off: longer than a client may
+take to read that it was (`app._REFUSAL_SECONDS`)."""
 
 
 def listen(config: ServerConfig) -> socket.socket:
@@ -31,12 +33,16 @@ def listen(config: ServerConfig) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
-        return socket.create_server((config.host, config.port), family=family, backlog=_BACKLOG)
+        listening = socket.create_server((config.host, config.port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigError(
             f"server.host and server.port: cannot listen on {config.host}, port {config.port} "
             f"({error.strerror or error}): choose others"
         ) from error
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; what it accepts inherits it
+        # A connection that is closed waits for its last bytes to be read: one whose client reads nothing would stay.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SEND_SECONDS * 1_000))
+    return listening
 
 
 class GatewayServer(uvicorn.Server):

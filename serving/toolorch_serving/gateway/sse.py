@@ -12,8 +12,10 @@ import anyio
 import orjson
 from fastapi import Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
+from toolorch_serving.gateway.answer import ClientGoneError
 from toolorch_serving.gateway.runner import RunStream
 from toolorch_serving.gateway.state import GatewayState
 
@@ -58,9 +60,15 @@ class RunResponse(EventSourceResponse):
         self._run = run
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events."""
+        """Send the events.
+
+        Raises:
+            ClientGoneError: The client reads no more.
+        """
         try:
             await super().__call__(scope, receive, send)
+        except SendTimeoutError as error:
+            raise ClientGoneError from error
         finally:
             await self._run.__aexit__(None, None, None)
 
