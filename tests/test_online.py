@@ -224,8 +224,9 @@ def test_a_resumed_run_makes_its_first_rollouts_with_its_own_weights(policy: Scr
     settings = OnlineSettings(groups=1, rollouts=RUNS, publish_every=3)
     source = RolloutSource(app_of(policy), TASKS, yes, settings, weights=stream)
     source.restore({"group": 4})
+    model: Any = Model()
     try:
-        assert source.after_step(7, Model()) == "policy-v7"
+        assert source.after_step(7, model) == "policy-v7"
         source.next_batch(8, "policy-v7")
         assert {request["model"] for request in policy.requests} == {"policy-v7"}
     finally:
@@ -248,6 +249,51 @@ def test_a_restarted_server_gets_the_newest_version_again(tmp_path: Path) -> Non
     stream.again()
     assert publisher.versions == ["v0", "v1", "v2", "v3", "v3"]
     assert sorted(path.name for path in (tmp_path / "versions").iterdir()) == ["v2", "v3"]
+
+
+def test_only_versions_of_this_run_are_removed(tmp_path: Path) -> None:
+    for name in ("v1", "v2", "v1-beef", "validation"):  # the user's own, the last two much like versions
+        Model().save_pretrained(str(tmp_path / name))
+    stream = WeightStream(Recorded(), tmp_path, keep=2, background=False, mark="-cafe")
+    for step in range(4):
+        stream.send(step, Model())
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["v1", "v1-beef", "v2", "v2-cafe", "v3-cafe", "validation"]
+
+
+def test_a_resumed_run_removes_the_versions_that_it_saved_before(policy: ScriptedPolicy, tmp_path: Path) -> None:
+    def source_of(mark: str) -> RolloutSource:
+        stream = WeightStream(Recorded(), tmp_path, keep=2, background=False, mark=mark)
+        return RolloutSource(app_of(policy), TASKS, yes, OnlineSettings(rollouts=RUNS), weights=stream)
+
+    Model().save_pretrained(str(tmp_path / "v0"))
+    model: Any = Model()
+    first, again = source_of("-cafe"), source_of("-beef")
+    state = first.state()
+    first.after_step(0, model)  # after the checkpoint: the state knows the mark alone
+    first.after_step(1, model)
+    first.close()
+    again.restore(state)
+    again.after_step(0, model)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v0", "v0-beef", "v1-cafe"]
+    again.after_step(1, model)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v0", "v0-beef", "v1-beef"]
+    assert again.state()["marks"] == ["-beef", "-cafe"]
+    again.close()
+
+
+def test_versions_that_are_served_outlast_those_that_were_not(tmp_path: Path) -> None:
+    publisher = Recorded(fails=["v1", "v2"], error=WeightsError)
+    stream = WeightStream(publisher, tmp_path, keep=2, background=False)
+    for step in range(4):
+        stream.send(step, Model())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v0", "v3"]
+
+
+def test_a_version_is_never_written_over_what_is_there(tmp_path: Path) -> None:
+    Model().save_pretrained(str(tmp_path / "v0"))
+    with pytest.raises(RolloutError, match="v0 is there already"):
+        WeightStream(Recorded(), tmp_path).send(0, Model())
 
 
 def test_rollouts_that_fail_for_good_reach_the_trainer(policy: ScriptedPolicy) -> None:
@@ -325,6 +371,8 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         OnlineSettings(rollouts=RolloutSettings(repetitions=1))
     with pytest.raises(RolloutError, match="tasks is empty"):
         RolloutSource(asyncio.sleep, [], yes)
+    with pytest.raises(RolloutError, match="keep is 0"):
+        WeightStream(Recorded(), keep=0)
 
 
 # --- what training's own settings say
@@ -334,7 +382,7 @@ def online_training(**values: Any) -> TrainSettings:
     return TrainSettings.of({"policy": "p", "output": "o", "method": "online", "steps": 1, **values})
 
 
-def test_preferences_preset_and_filters_may_stand_in_either_settings():
+def test_preferences_preset_and_filters_may_stand_in_either_settings() -> None:
     frugal = Preferences(cost=1.0)
     said = online_training(preferences=frugal, preset="paper", filters=["quality"])
     found = OnlineSettings(groups=3).agreed(said)
@@ -344,13 +392,13 @@ def test_preferences_preset_and_filters_may_stand_in_either_settings():
     assert own.agreed(online_training(preferences=frugal, preset="paper", filters=["format"])) == own
 
 
-def test_preferences_that_contradict_each_other_are_refused():
+def test_preferences_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(RolloutError, match="preferences is given twice, and not alike"):
         OnlineSettings(preferences=Preferences(cost=1.0)).agreed(online_training(preferences=Preferences(cost=0.5)))
 
 
 @pytest.mark.parametrize("given", [{"since": 60.0}, {"model": "v1"}, {"group_by": "x"}, {"max_staleness": 2}])
-def test_settings_that_choose_captured_traces_are_refused(given: dict[str, Any]):
+def test_settings_that_choose_captured_traces_are_refused(given: dict[str, Any]) -> None:
     (name,) = given
     with pytest.raises(TrainingError, match=f"{name}: online training reads no captured traces"):
         online_training(**given)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,15 @@ class WeightStream:
 
     Args:
         publisher: Knows the server.
-        folder: Where versions are saved; by default a temporary folder. The newest few are kept.
-        keep: How many.
+        folder: Where versions are saved; by default a temporary folder. Whatever else lies there is left alone.
+        keep: How many of the newest versions that are served stay in the folder: as many as the server may still have
+            to read. 6 is for adapters and the default `max_staleness` of 4.
         background: Publish beside the training; False waits for each version.
         mark: What the versions' names end in. A server may still hold versions that a trainer which was killed has
             published, and a name must never stand for other weights.
+
+    Raises:
+        RolloutError: `keep` is less than 1.
     """
 
     def __init__(
@@ -42,22 +48,26 @@ class WeightStream:
         publisher: Publisher,
         folder: Path | None = None,
         *,
-        keep: int = 8,
+        keep: int = 6,
         background: bool = True,
         mark: str = "",
     ) -> None:
+        if keep < 1:
+            raise RolloutError(f"keep is {keep}: the version that is served has to stay, so it must be at least 1")
         self._publisher = publisher
         self._own = tempfile.TemporaryDirectory(prefix="toolorch-versions-") if folder is None else None
         self._folder = Path(self._own.name) if self._own is not None else Path(folder or ".")
         self._keep = keep
         self._background = background
         self._mark = mark
+        self._marks = [mark] if mark else []  # without one nobody can tell versions from the user's own folders
+        self._saved: list[Path] = []
+        self._served: list[Path] = []
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._error: BaseException | None = None
         self._unreached = 0
         self._published: Published | None = None
-        self._latest: Path | None = None
         self.number = 0
         self.seconds = 0.0
         """How long the last version took from its step to being served."""
@@ -72,18 +82,26 @@ class WeightStream:
         """What traces call the newest version that is served."""
         return None if self._published is None else self._published.name
 
+    @property
+    def marks(self) -> list[str]:
+        """The marks of all versions of this run, for `restore`."""
+        return list(self._marks)
+
     def send(self, step: int, model: Any) -> None:
         """Publish the weights of a step.
 
         Raises:
-            RolloutError: The version before was refused by the probe, or could not be swapped in; or there is more
-                than one training process.
+            RolloutError: The version before was refused by the probe, or could not be swapped in; there is more
+                than one training process; or the version's folder is there already.
         """
         refuse_several_processes()
         self.wait()
         began = time.monotonic()
         version = f"v{step}{self._mark}"
         folder = self._folder / version
+        if folder.exists():
+            raise RolloutError(f"{folder} is there already, and would be written over: give another folder or `mark`")
+        self._saved.append(folder)
         model.save_pretrained(str(folder))
         if not self._background:
             self._publish(version, folder, model_logprobs(model), began)
@@ -109,8 +127,20 @@ class WeightStream:
     def again(self) -> None:
         """Serve the newest version once more: a server that was started again has lost it."""
         with self._lock:
-            if self._published is not None and self._latest is not None:
-                self._published = self._publisher.publish(self._published.version, self._latest)
+            if self._published is not None:
+                self._published = self._publisher.publish(self._published.version, self._served[-1])
+
+    def restore(self, marks: Iterable[str]) -> None:
+        """Take over the versions that this run saved before it was resumed: they go as new ones come."""
+        for mark in marks:
+            if mark in self._marks or not self._folder.is_dir():
+                continue
+            self._marks.append(mark)
+            name = re.compile(rf"v\d+{re.escape(mark)}")
+            found = [path for path in self._folder.iterdir() if name.fullmatch(path.name)]
+            found.sort(key=lambda path: path.stat().st_mtime)
+            self._saved += found
+            self._served += found
 
     def close(self) -> None:
         """Let the version on its way end, and remove a temporary folder; the server goes on with what it has."""
@@ -123,7 +153,8 @@ class WeightStream:
         try:
             with self._lock:
                 self._published = self._publisher.publish(version, folder, reference=reference)
-                self._latest, self._unreached = folder, 0
+                self._served.append(folder)
+                self._unreached = 0
         except BaseException as error:
             self._unreached += 1
             passing = isinstance(error, WeightsError) and not isinstance(error, ProbeError)
@@ -134,9 +165,14 @@ class WeightStream:
             return
         self.number += 1
         self.seconds = time.monotonic() - began
-        versions = sorted(self._folder.glob("v*"), key=lambda path: path.stat().st_mtime)
-        for old in versions[: -self._keep]:
-            shutil.rmtree(old, ignore_errors=True)
+        self._drop_old()
+
+    def _drop_old(self) -> None:
+        """Remove what this run has saved and the server needs no more; nothing else, for the folder is the user's."""
+        self._served = self._served[-self._keep :]
+        for folder in set(self._saved).difference(self._served):
+            shutil.rmtree(folder, ignore_errors=True)
+        self._saved = [folder for folder in self._saved if folder.exists()]
 
 
 def refuse_several_processes() -> None:

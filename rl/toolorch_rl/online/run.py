@@ -49,7 +49,8 @@ def train_online(
         server: The policy's server; one that this process has started is started again when it dies.
         online: How runs are made and chosen. `preferences`, `preset` and `filters` may stand here or in `settings`.
         store: Where traces are kept as well.
-        versions: Where published versions are saved; by default a temporary folder.
+        versions: Where published versions are saved; by default a temporary folder. Those that the server needs no
+            more are removed, and nothing else that lies there.
         probe: Proves each version; by default random ids of the policy's vocabulary.
         ended: See `RolloutSource`.
         settings: How to train; or give the fields of `TrainSettings` as keywords. `steps` is needed.
@@ -87,7 +88,12 @@ def train_online(
             tasks,
             verify,
             online,
-            weights=WeightStream(publisher, versions, mark=f"-{secrets.token_hex(2)}"),
+            weights=WeightStream(
+                publisher,
+                versions,
+                keep=online.max_staleness + 2 if lora else 2,  # all adapters that may be asked, or the newest reload
+                mark=f"-{secrets.token_hex(2)}",
+            ),
             server=PolicyServer(server),
             store=store,
             ended=ended,

@@ -117,13 +117,19 @@ class RolloutSource:
         return {**self._figures, "seconds_left": max(0.0, self._since + self.settings.seconds - time.monotonic())}
 
     def state(self) -> dict[str, Any]:
-        """Return the number of the next group: a resumed run goes on with other tasks and seeds than it has seen."""
-        return {"group": self._first + (self._maker.begun if self._maker is not None else 0)}
+        """Return the number of the next group, and how this run's versions are marked.
+
+        A resumed run goes on with other tasks and seeds than it has seen.
+        """
+        group = self._first + (self._maker.begun if self._maker is not None else 0)
+        return {"group": group, "marks": self._weights.marks if self._weights is not None else []}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self._first = int(state["group"])
         self._resumed = True
+        if self._weights is not None:
+            self._weights.restore(state.get("marks", []))
 
     def close(self) -> None:
         """End the rollouts, and let the version on its way end."""
