@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -181,11 +182,43 @@ def test_the_same_key_twice(tmp_path: Path):
         Keyring(load_config(write(tmp_path, entry.format("a") + entry.format("b"))))
 
 
+def checked(folder: Path, text: str) -> Any:
+    return CliRunner().invoke(app, ["serve", "gateway", "--check", str(write(folder, text))])
+
+
 def test_the_command_checks_a_file(tmp_path: Path):
-    good = CliRunner().invoke(app, ["serve", "gateway", "--check", str(write(tmp_path, FULL))])
+    (tmp_path / "catalog.toml").write_text("[[tools]]\nname = 'search'\nlatency = 1.0")
+    good = checked(tmp_path, FULL.replace("shop.agents:support", "tests.gateway_apps:graph"))
     assert good.exit_code == 0, good.output
+    assert "the configuration is right" in good.output
     bad = CliRunner().invoke(app, ["serve", "gateway", "--check", str(write(tmp_path, "[server]\nport = -1"))])
     assert bad.exit_code == 1
     assert "server.port" in bad.output
     missing = CliRunner().invoke(app, ["serve", "gateway", "--check", str(tmp_path / "none.toml")])
     assert "cannot be read" in missing.output
+
+
+BUILT_IN = "[policy]\nurl = 'http://x/v1'\n[[orchestrators]]\nname = 'shop'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BUILT_IN + "catalog = 'none.toml'", "orchestrators.0 (shop).catalog: Cannot read the catalogue"),
+        (BUILT_IN + "tools = ['serach']", "orchestrators.0 (shop).tools: There is no tool 'serach'"),
+        (BUILT_IN + "tools_file = 'none.json'", "orchestrators.0 (shop).tools_file: "),
+        (
+            "[[orchestrators]]\napp = 'no_such_module:graph'",
+            ".app 'no_such_module:graph': the module",
+        ),
+        ("[[orchestrators]]\napp = 'tests.gateway_apps:number'", "it is a int: give a compiled LangGraph orchestrator"),
+        ("[policy]\nurl = 'http://x/v1'\nkey_variable = 'NO_SUCH_KEY'", "policy.key_variable: "),
+        ("[[keys]]\nname = 'a'\nvariable = 'NO_SUCH_KEY'", "keys.0 (a).variable: "),
+        ("[store]\nurl = 'mysql://host/db'", "store.url: "),
+        ("[policy]\nurl = 'http://'", "policy.url: "),
+    ],
+)
+def test_the_command_refuses_what_could_not_start(tmp_path: Path, text: str, message: str):
+    done = checked(tmp_path, text)
+    assert done.exit_code == 1
+    assert message in done.output

@@ -104,7 +104,7 @@ def test_a_bad_catalogue_is_named_with_the_fix(text: str, words: str, tmp_path: 
     catalog.write_text(text)
     with pytest.raises(ConfigError, match=words) as error:
         make_runners(config(name="shop", catalog=catalog))
-    assert str(error.value).startswith("orchestrators.0 (shop): ")
+    assert str(error.value).startswith(("orchestrators.0 (shop): ", "orchestrators.0 (shop).catalog: "))
 
 
 def test_a_tool_that_there_is_not_and_a_key_that_is_not_set() -> None:

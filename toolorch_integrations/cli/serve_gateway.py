@@ -17,7 +17,9 @@ def gateway(
     config: Annotated[Path | None, typer.Argument(help="TOML file; without one, the environment alone counts.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on, in place of the file's.")] = None,
     port: Annotated[int | None, typer.Option(help="Port, in place of the file's; 0 takes a free one.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Look whether the configuration is right, and end.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="See that it can start: files, tools, apps, variables. Asks no server.")
+    ] = False,
 ) -> None:
     """Serve a gateway until SIGTERM or Ctrl-C, and drain it then."""
     from rich.console import Console
@@ -38,8 +40,7 @@ def _serve(say: Callable[..., None], file: Path | None, host: str | None, port: 
 
     from toolorch_serving.gateway.app import Gateway
     from toolorch_serving.gateway.config_file import load_config
-    from toolorch_serving.gateway.keys import Keyring
-    from toolorch_serving.gateway.opening import open_state
+    from toolorch_serving.gateway.opening import open_state, rehearse
     from toolorch_serving.gateway.serving import GatewayServer
 
     given = {"host": host, "port": port}
@@ -47,7 +48,7 @@ def _serve(say: Callable[..., None], file: Path | None, host: str | None, port: 
     # Apps of one's own are found where the configuration lies, and where the command is given.
     sys.path[:0] = [str(folder) for folder in dict.fromkeys([Path.cwd(), (file or Path()).absolute().parent])]
     if check:
-        Keyring(config)
+        rehearse(config)
         say("the configuration is right")
         return
     with open_state(config) as state:

@@ -6,6 +6,7 @@ import ipaddress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -36,8 +37,8 @@ class ServerConfig(_Section):
             all of them wait for a processor. A stream counts until its end.
         drain_seconds: How long running requests may go on after SIGTERM.
         cors_origins: Origins of other sites whose pages may call the gateway; none by default.
-        open: Whether it may listen beyond loopback without any key.
-        open_roles: What callers without a key may do then; on loopback they may do everything.
+        open: Whether it may listen beyond loopback, or behind a proxy on this machine, without any key.
+        open_roles: What callers may do then. Without `open` only this machine's own call, and may do everything.
     """
 
     host: str = "127.0.0.1"
@@ -105,7 +106,8 @@ class PolicyConfig(_Section):
     @field_validator("url")
     @classmethod
     def _is_http(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://")):
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is no base URL: give one such as http://127.0.0.1:8000/v1")
         return url.rstrip("/")
 
@@ -128,7 +130,7 @@ class OrchestratorConfig(_Section):
             function that returns one.
         catalog: Catalogue file of a built-in orchestrator.
         tools_file: Definitions of further tools in OpenAI's function format.
-        tools: Built-in tools: code_interpreter, search, local_search.
+        tools: Built-in tools: code_interpreter, search, fetch_page, local_search.
         rendering: How the policy is asked: chat or select. An app of one's own says it where it is made, in either
             framework, and so all that follows.
         system_prompt: Its first message; select has no place for one.

@@ -8,8 +8,10 @@ from contextlib import ExitStack, contextmanager
 
 from toolorch_integrations.capture import capture
 from toolorch_integrations.detached import DetachedRecorder
+from toolorch_integrations.errors import StoreError
 from toolorch_integrations.spool import Spool
 from toolorch_integrations.store import RetentionPolicy, RetentionSchedule, TraceStore
+from toolorch_integrations.store.engine import parse_url
 from toolorch_serving.gateway.answer import Scope
 from toolorch_serving.gateway.config import GatewayConfig, PolicyConfig
 from toolorch_serving.gateway.errors import ConfigError, UpstreamError
@@ -32,6 +34,22 @@ FOLLOW_SECONDS = 2.0
 """Between two looks at the record of promotions."""
 PURGE_SECONDS = 3_600.0
 """Between two purges of traces that are too old."""
+
+
+def rehearse(config: GatewayConfig) -> None:
+    """Make all that a gateway needs and no server is asked for: keys, catalogues, tools, apps. Nothing stays open.
+
+    Raises:
+        ConfigError: The gateway could not start with it; the message names the field and the fix.
+    """
+    Keyring(config)
+    try:
+        parse_url(config.store.url)
+    except StoreError as error:
+        raise ConfigError(f"store.url: {error}") from error
+    if config.policy is not None:
+        policy_key(config.policy)
+    make_runners(config)
 
 
 @contextmanager

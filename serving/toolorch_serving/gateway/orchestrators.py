@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,15 +87,19 @@ def load(path: str) -> Any:
 def _make(
     entry: OrchestratorConfig, where: str, config: GatewayConfig, router: VersionRouter | None, threads: Threads
 ) -> Runner:
-    try:
-        if entry.app is not None:
+    if entry.app is not None:
+        with _at(f"{where}.app {entry.app!r}"):
             return _app(entry.name, entry.app, threads)
-    except ToolorchError as error:
-        raise ConfigError(f"{where}.app {entry.app!r}: {error}") from error
+    return _built_in(entry, where, config, router, threads)
+
+
+@contextmanager
+def _at(field: str) -> Iterator[None]:
+    """Say in which field of the configuration an error is."""
     try:
-        return _built_in(entry, config, router, threads)
+        yield
     except ToolorchError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError(f"{field}: {error}") from error
 
 
 def _app(name: str, path: str, threads: Threads) -> Runner:
@@ -120,36 +125,44 @@ def _called(factory: Callable[[], Any]) -> Any:
 
 
 def _built_in(
-    entry: OrchestratorConfig, config: GatewayConfig, router: VersionRouter | None, threads: Threads
+    entry: OrchestratorConfig, where: str, config: GatewayConfig, router: VersionRouter | None, threads: Threads
 ) -> Runner:
     from toolorch_integrations.langgraph import create_orchestrator
     from toolorch_serving.gateway.langgraph_runner import LangGraphRunner
-    from toolorch_serving.tools import load_tools
 
     if config.policy is None:
-        raise ConfigError("it is built in and needs a policy: add [policy] url")
-    loaded = load_tools(
-        entry.tools,
-        definitions=entry.tools_file,
-        retrieval_url=None if config.retrieval is None else config.retrieval.url,
-        retrieval_key_variable=None if config.retrieval is None else config.retrieval.key_variable,
-    )
-    described = Catalog.from_file(entry.catalog) if entry.catalog is not None else Catalog()
+        raise ConfigError(f"{where} is built in and needs a policy: add [policy] url")
+    policy = _policy(config.policy, router)
+    loaded = _tools(entry, where, config)
+    with _at(f"{where}.catalog"):
+        described = Catalog.from_file(entry.catalog) if entry.catalog is not None else Catalog()
     options: dict[str, Any] = {
         "preferences": entry.preferences,
         "budget": entry.budget,
         "system_prompt": entry.system_prompt,
         "name": entry.name,
     }
-    if entry.rendering == "select":
-        options |= {"rendering": "select", "select": loaded.select()}
-        catalog = _merged(described, loaded.select_catalog())
-    else:
-        catalog = _merged(described, loaded.catalog())
-    policy = _policy(config.policy, router)
-    return LangGraphRunner(
-        entry.name, create_orchestrator(policy, _own_tools(entry, loaded), catalog=catalog, **options), threads
-    )
+    with _at(where):
+        if entry.rendering == "select":
+            options |= {"rendering": "select", "select": loaded.select()}
+            catalog = _merged(described, loaded.select_catalog())
+        else:
+            catalog = _merged(described, loaded.catalog())
+        graph = create_orchestrator(policy, _own_tools(entry, loaded), catalog=catalog, **options)
+        return LangGraphRunner(entry.name, graph, threads)
+
+
+def _tools(entry: OrchestratorConfig, where: str, config: GatewayConfig) -> LoadedTools:
+    from toolorch_serving.tools import load_tools
+
+    given = [name for name in ("tools", "tools_file") if getattr(entry, name)]
+    with _at(f"{where}.{' and '.join(given) or 'tools'}"):
+        return load_tools(
+            entry.tools,
+            definitions=entry.tools_file,
+            retrieval_url=None if config.retrieval is None else config.retrieval.url,
+            retrieval_key_variable=None if config.retrieval is None else config.retrieval.key_variable,
+        )
 
 
 def _own_tools(entry: OrchestratorConfig, loaded: LoadedTools) -> list[Any]:
