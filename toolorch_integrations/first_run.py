@@ -2,6 +2,9 @@
 
 An adapter imports much of its framework, which cannot be done while the framework itself is being imported: half of
 it is not there yet. The first run is the earliest moment at which all is.
+
+Runs may begin at the same time in several threads. Each calls back until one call has returned, so that none goes on
+before the adapter is there: a callback may be called more than once, and holds up the others while it works.
 """
 
 from __future__ import annotations
@@ -35,9 +38,9 @@ def at_first_langchain_run(callback: Callback) -> None:
 
         def get(self) -> None:
             if not self.done:
-                self.done = True
                 # What the adapter registers now is asked next, for this same run.
                 callback()
+                self.done = True
 
     def register(module: ModuleType) -> None:
         module.register_configure_hook(Trigger(), inheritable=True)
@@ -52,8 +55,8 @@ def at_first_llamaindex_run(callback: Callback) -> None:
     def first(wrapped: Callable[..., Any], _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         nonlocal done
         if not done:
-            done = True
             callback()
+            done = True
         return wrapped(*args, **kwargs)
 
     def wrap(module: ModuleType) -> None:
