@@ -249,6 +249,32 @@ def test_a_run_is_resumed_in_the_batch_in_which_it_was_interrupted(path: Path):
     assert read(path, first).answer == "done"
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_run_is_resumed_in_its_own_app_and_framework(path: Path, stored: bool):
+    """Two apps that share a store may both have a conversation "1"."""
+    shop, bank, other = (new_id() for _ in range(3))
+    apps = {shop: ("shop", "langgraph"), bank: ("bank", "langgraph"), other: ("shop", "llamaindex")}
+    resumed = {new_id(): key for key in apps}
+    blocked = threading.Event()
+    with recording(path) as recorder:
+        if not stored:  # All of it is one batch, so that the traces are found in memory.
+            recorder.put(Deferred(shop, lambda: [] if blocked.wait(20) else None))
+        for key, (app, framework) in apps.items():
+            recorder.put(TraceStarted(key, framework, app, thread_id="1"))
+            recorder.put(TraceEnded(key, TraceStatus.INTERRUPTED))
+        if stored:
+            recorder.flush()
+        for run_id, key in resumed.items():
+            app, framework = apps[key]
+            recorder.put(TraceStarted(run_id, framework, app, thread_id="1", resume=True))
+            recorder.put(TraceEnded(run_id, answer=f"{app} of {framework}"))
+        blocked.set()
+    with TraceStore.open(path) as store:
+        assert {trace.id: trace.answer for trace in store.traces()} == {
+            key: f"{app} of {framework}" for key, (app, framework) in apps.items()
+        }
+
+
 # Bounds and faults
 
 

@@ -54,8 +54,9 @@ class TraceStarted:
     started: float = field(default_factory=time.time)
     """Epoch seconds."""
     resume: bool = False
-    """Go on with the newest interrupted trace of `thread_id`, whichever process wrote it; where there is none,
-    begin a new trace. Later events still carry this event's `trace_id`: the recorder maps it."""
+    """Go on with the newest interrupted trace of `thread_id`, `app` and `framework` (those that are given), whichever
+    process wrote it; where there is none, begin a new trace. Later events still carry this event's `trace_id`: the
+    recorder maps it."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """JSON-safe; tags go under "tags"."""
 

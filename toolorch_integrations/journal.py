@@ -89,7 +89,7 @@ class Journal:
             SQLAlchemyError: The store cannot be read now; nothing has changed.
         """
         if isinstance(event, TraceStarted) and event.resume and event.thread_id:
-            found = self._interrupted(event.thread_id)
+            found = self._interrupted(event)
             if found is not None and event.trace_id not in self._open:
                 self._alias(event.trace_id, found)
         key = self.resolve(event.trace_id)
@@ -223,11 +223,16 @@ class Journal:
         header.metadata |= plain(dict(event.metadata))
         header.status, header.ended, header.owner, header.error = TraceStatus.RUNNING, None, self._owner, ""
 
-    def _interrupted(self, thread_id: str) -> str | None:
+    def _interrupted(self, event: TraceStarted) -> str | None:
+        """Return the trace that a resumed run goes on with: of the same conversation, app and framework."""
+        app = self._app or event.app
         for key, trace in reversed(self._open.items()):
-            if trace.header.thread_id == thread_id and trace.header.status is TraceStatus.INTERRUPTED:
+            header = trace.header
+            same = header.thread_id == event.thread_id and header.app == (app or header.app)
+            same = same and header.framework == (event.framework or header.framework)
+            if same and header.status is TraceStatus.INTERRUPTED:
                 return key
-        return self.store.interrupted_trace(thread_id)
+        return self.store.interrupted_trace(event.thread_id, app, event.framework)
 
     def _load(self, key: str) -> OpenTrace | None:
         trace = None if key in self._absent else self.store.find(key)

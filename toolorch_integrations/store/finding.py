@@ -75,12 +75,14 @@ def of_run(connection: Connection, run_id: str) -> str | None:
     return connection.scalar(select(table.c.trace_id).where(table.c.run_id == run_id))
 
 
-def newest_interrupted(connection: Connection, thread_id: str) -> str | None:
-    """Return the newest interrupted trace of a conversation."""
-    table = schema.traces
+def newest_interrupted(connection: Connection, thread_id: str, app: str, framework: str) -> str | None:
+    """Return the newest interrupted trace of a conversation; see `TraceStore.interrupted_trace`."""
+    columns = schema.traces.c
+    named = {columns.app: app, columns.framework: framework}
     return connection.scalar(
-        select(table.c.id)
-        .where(table.c.thread_id == thread_id, table.c.status == TraceStatus.INTERRUPTED.value)
-        .order_by(table.c.started.desc())
+        select(columns.id)
+        .where(columns.thread_id == thread_id, columns.status == TraceStatus.INTERRUPTED.value)
+        .where(*(column == name for column, name in named.items() if name))
+        .order_by(columns.started.desc())
         .limit(1)
     )

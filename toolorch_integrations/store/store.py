@@ -297,10 +297,16 @@ class TraceStore:
         with self._engine.connect() as connection:
             return finding.of_run(connection, run_id)
 
-    def interrupted_trace(self, thread_id: str) -> str | None:
-        """Return the newest interrupted trace of a conversation."""
+    def interrupted_trace(self, thread_id: str, app: str = "", framework: str = "") -> str | None:
+        """Return the newest interrupted trace of a conversation.
+
+        Args:
+            thread_id: The conversation, as its app calls it.
+            app: The app, since two that share a store may both have a conversation "1"; empty: any.
+            framework: The framework, likewise.
+        """
         with self._engine.connect() as connection:
-            return finding.newest_interrupted(connection, thread_id)
+            return finding.newest_interrupted(connection, thread_id, app, framework)
 
     def stats(self) -> StoreStats:
         """Return what the store holds."""

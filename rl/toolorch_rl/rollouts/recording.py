@@ -131,7 +131,7 @@ class _Nowhere:
     def find(self, trace_id: str) -> None:
         return None
 
-    def interrupted_trace(self, thread_id: str) -> None:
+    def interrupted_trace(self, thread_id: str, app: str, framework: str) -> None:
         return None
 
     def trace_of_run(self, run_id: str) -> None:

@@ -36,8 +36,6 @@ SPENDING_PATHS = POLICY_PATHS | {"/api/chat/orchestrator/stream"}
 """POST requests that are authenticated and admitted before their body is read; `scope[keys.CALLER]` is the caller then,
 and `scope[limits.PERMIT]` the permit, which is closed when the request ends."""
 _WHILE_DRAINING = frozenset({"/health", "/metrics"})
-_CLIENT_GONE = 499
-"""Status under which metrics count requests whose client went away: nginx's."""
 _REFUSAL_SECONDS = 3.0
 """How long a client may take to read that its request was ended: one that reads nothing never would."""
 _CUTTING_SECONDS = 15.0
@@ -108,8 +106,8 @@ class Gateway:
                 self._running[answer] = deadline
                 self.state.metrics.running = len(self._running)
                 await self._checked(scope, receive, answer)
-        except ClientGoneError:
-            answer.status = _CLIENT_GONE
+        except ClientGoneError as error:
+            answer.status = error.status
         except Exception as error:  # whatever it is, the client learns that there was something
             if deadline.expired():
                 return self._late()
