@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from toolorch_rl.weights.checkpoints import check_adapter
@@ -58,6 +59,7 @@ class LoraPublisher(Connected):
         # Of versions that another trainer left there, none is known to be good; they go as new ones come.
         self._versions = [model for model in models if model.startswith(f"{name}-")]
         self._current = name
+        self._left: set[str] = set()  # versions that were refused, and could not be unloaded at once
 
     @property
     def current(self) -> str:
@@ -73,31 +75,44 @@ class LoraPublisher(Connected):
         served = self._server.models()
         if self._current not in served:  # The server was started again, and has lost what it was given.
             self._current, self._versions = self._name, [one for one in self._versions if one in served]
+        self._left.intersection_update(served)
         before = self._server.sample(self._current, self._probe)
         started = time.perf_counter()
-        if name not in served:  # A trainer that was killed may have loaded it.
-            self._server.load_adapter(name, str(Path(folder).absolute()))
-        seconds = time.perf_counter() - started
         try:
+            if name not in served:  # A trainer that was killed may have loaded it.
+                self._server.load_adapter(name, str(Path(folder).absolute()))
+            seconds = time.perf_counter() - started
             result = self._probe.compare(self._server.sample(name, self._probe), before, reference)
-        except ProbeError as error:
-            if name != self._current:
-                self._server.unload_adapter(name)
-                self._versions = [other for other in self._versions if other != name]
-            raise ProbeError(f"{name} is not served: {error}. {self._current} stays") from error
+        except Exception as error:
+            self._take_back(name)
+            if isinstance(error, ProbeError):
+                raise ProbeError(f"{name} is not served: {error}. {self._current} stays") from error
+            raise
+        self._left.discard(name)
         self._versions = [*(other for other in self._versions if other != name), name]
         self._current = name
         return Published(version, name, name, seconds, result, self._drop_stale())
 
+    def _take_back(self, name: str) -> None:
+        """Unload a version that has not passed its probe; where that fails, it goes with the next version."""
+        if name == self._current:
+            return
+        self._versions = [other for other in self._versions if other != name]
+        self._left.add(name)
+        with suppress(WeightsError):  # What went wrong first says more.
+            self._server.unload_adapter(name)
+            self._left.discard(name)
+
     def _drop_stale(self) -> tuple[str, ...]:
         stale, dropped = self._versions[: -(self._max_staleness + 1)], []
-        for name in stale:
+        for name in (*self._left, *stale):
             try:
                 self._server.unload_adapter(name)
             except WeightsError:
                 continue  # Requests still run on it: it goes with the next version.
             dropped.append(name)
         self._versions = [name for name in self._versions if name not in dropped]
+        self._left.difference_update(dropped)
         return tuple(dropped)
 
 

@@ -78,11 +78,21 @@ class ReloadPublisher(Connected):
         seconds = time.perf_counter() - started
         try:
             result = self._probe.compare(self._server.sample(self._name, self._probe), before, reference)
-        except ProbeError as error:
-            self._swap(self._folder, self._current)
-            raise ProbeError(f"{name} was taken back: {error}. {self._current} is served again") from error
+        except Exception as error:
+            outcome = self._take_back()
+            if isinstance(error, ProbeError):
+                raise ProbeError(f"{name} was refused: {error}. {outcome}") from error
+            raise
         self._folder, self._current = Path(folder), name
         return Published(version, name, self._name, seconds, result)
+
+    def _take_back(self) -> str:
+        """Load the folder before once more, and say what came of it."""
+        try:
+            self._swap(self._folder, self._current)
+        except WeightsError as error:
+            return f"{self._current} could not be loaded again: {error}"
+        return f"It was taken back, and {self._current} is served again"
 
     def _swap(self, folder: Path, name: str) -> None:
         with _with_own_head(folder, self._is_vllm) as ready, self._server.drained():
