@@ -27,7 +27,9 @@ from toolorch_rl.estimate.outcomes import outcomes_of
 from toolorch_rl.estimate.traces import estimate_traces
 from toolorch_rl.rewards import features_of
 from toolorch_rl.rows import Rollout, Row
+from toolorch_rl.training.plan import Plan, TrainedOn
 from toolorch_rl.training.settings import TrainSettings
+from toolorch_rl.training.tasks import task_name
 
 
 def bandit(number: int = 400, *, seed: int = 0, old: float = 0.5, new: float = 0.7, **more: Any) -> LoggedRuns:
@@ -364,13 +366,36 @@ def test_an_empty_store_one_trace_and_missing_logprobs_say_what_to_do(
         estimate_traces([], lambda rows: [], settings())
 
 
-def test_it_is_said_when_the_policy_was_trained_on_the_traces(router: Path, traces: list[Trace], tmp_path: Path):
+def test_runs_of_tasks_that_the_policy_was_trained_on_are_left_out_and_counted(
+    router: Path, traces: list[Trace], tmp_path: Path
+):
     folder = tmp_path / "trained"
     shutil.copytree(router, folder)
-    store = stored(tmp_path / "traces.db", traces[:40])
-    assert "trained the new policy" not in flat(toolorch(store, "--policy", str(folder)))
-    (folder / "plan.json").write_text(json.dumps({"settings": "", "traces": [trace.id for trace in traces[:30]]}))
-    assert "30 of these traces trained the new policy" in flat(toolorch(store, "--policy", str(folder)))
+    some = [*traces[:20], *traces[60:80]]  # of two tasks
+    store = stored(tmp_path / "traces.db", some)
+    assert "trained on" not in flat(toolorch(store, "--policy", str(folder)))
+    plan = Plan("", tasks=[task_name(some[0])], traces=["a run that is no longer there"])
+    plan.write(folder)
+    assert "left out: 20 of tasks that the new policy was trained on" in flat(toolorch(store, "--policy", str(folder)))
+    assert "20 of these runs are of tasks" in flat(toolorch(store, "--policy", str(folder), "--all-runs"))
+    (folder / "plan.json").write_text(json.dumps({"settings": "", "traces": [some[0].id]}))  # of an older release
+    assert TrainedOn.read(folder).among(some) == {trace.id for trace in some[:20]}
+
+    plan.of(some, settings()).write(folder)
+    said = flat(toolorch(store, "--policy", str(folder), code=1))
+    assert "none of 40 traces can be used: 40 of tasks that the new policy was trained on" in said
+    assert "held_back" in said
+
+
+def test_what_a_policy_was_trained_from_counts(traces: list[Trace], tmp_path: Path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, policy, trace in ((first, "hub/model", traces[0]), (second, str(first), traces[60])):
+        folder.mkdir()
+        Plan("", policy, tasks=[task_name(trace)], traces=[trace.id]).write(folder)
+    assert TrainedOn.read(first).among(traces) == {trace.id for trace in traces[:60]}
+    assert TrainedOn.read(second).among(traces) == {trace.id for trace in traces[:120]}
+    Plan("", str(second), tasks=[]).write(first)  # trained from each other
+    assert TrainedOn.read(second).among(traces) == {trace.id for trace in traces[60:120]}
 
 
 def test_traces_that_cannot_be_used_are_counted(traces: list[Trace]):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from toolorch_integrations.versions import tries
+from toolorch_rl.estimate import LoggedRuns, Outcome, estimate
 from toolorch_serving.promotion import (
     CanaryPlan,
     Change,
@@ -24,6 +25,7 @@ from toolorch_serving.promotion import (
     Verdict,
     of_canary,
 )
+from toolorch_serving.promotion.evidence import of_estimate
 from toolorch_serving.promotion.sequential import confidence_sequence, scores
 
 GOOD = {
@@ -71,6 +73,26 @@ def test_an_estimate_need_not_prove_what_is_protected_but_must_not_refute_it():
     assert Gate().judge(evidence(Stage.ESTIMATE, solved=wide)).verdict is Verdict.PASS
     worse = Change(-0.2, -0.3, -0.1, 0.8)
     assert Gate().judge(evidence(Stage.ESTIMATE, solved=worse)).verdict is Verdict.STAY
+
+
+def test_an_estimate_on_what_the_candidate_was_trained_on_shows_nothing():
+    random = np.random.default_rng(0)
+    second = random.random(400) < 0.5
+    ratios = np.where(second, np.log(1.6), np.log(0.4))[:, None]
+    outcomes = {"reward": Outcome(second + random.normal(0, 0.1, 400))}
+    logged = LoggedRuns(tuple(map(str, range(400))), np.arange(400, dtype=np.intp), ratios, outcomes)
+    report = estimate(logged, skipped={"of tasks that the new policy was trained on": 9})
+    assert Gate().judge(of_estimate(report)).verdict is Verdict.PASS
+
+    decision = Gate().judge(of_estimate(replace(report, trained_on=3)))
+    assert decision.verdict is Verdict.STAY
+    assert "3 of 400 runs are of tasks that the candidate was trained on" in decision.reason
+
+    few = LoggedRuns(logged.runs[:5], logged.groups[:5], ratios[:5], {"reward": Outcome(outcomes["reward"].values[:5])})
+    decision = Gate().judge(of_estimate(estimate(few, skipped=report.skipped)))
+    assert decision.verdict is Verdict.STAY
+    assert "5 runs are too few" in decision.reason
+    assert "left out: 9 of tasks that the new policy was trained on" in decision.reason
 
 
 def test_a_canary_waits_for_what_is_open_and_never_for_a_regression():

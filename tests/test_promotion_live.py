@@ -267,6 +267,7 @@ def test_a_server_that_is_started_again_gets_its_versions_back(world: World, sit
 @pytest.mark.timeout(900)
 def test_a_whole_round_of_the_loop(world: World, site: Site) -> None:
     settings = [word for name, value in SFT.items() for word in ("--set", f"{name}={value}")]
+    settings += ["--held-back", "0.5"]  # of few tasks
     with site.traffic.in_background("loop"):
         site.toolorch(
             *site.arguments("loop", "--once", "--method", "sft", *settings, "--new-traces", "100", "--interval", "60s")

@@ -71,11 +71,19 @@ def test_a_round_waits_trains_and_promotes(store: TraceStore, tmp_path: Path):
     (values,) = loop.trained
     assert values["policy"] == "models/policy"
     assert values["method"] == "replay"
+    assert values["held_back"] == 0.25  # what the estimate rests on
     assert values["store"] == str(store.file)
     assert loop.promoted == [(result.version, Path(values["output"]))]
     assert attached == [0.0]
     assert loop.rounds.state().number == 2
     assert (tmp_path / "rounds" / LOG).read_text().count("\n") == 1
+
+
+def test_how_much_is_held_back_is_set(store: TraceStore, tmp_path: Path):
+    fill(store, 3, 10.0)
+    loop = Loop(store, tmp_path / "rounds", held_back=0.4)
+    loop.rounds.one()
+    assert loop.trained[0]["held_back"] == 0.4
 
 
 def test_the_next_round_counts_new_runs_only_and_idles_without(store: TraceStore, tmp_path: Path):

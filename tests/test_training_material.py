@@ -24,6 +24,8 @@ from toolorch_integrations.trace import Feedback, Reward
 from toolorch_rl.training import TrainingError, train
 from toolorch_rl.training.checkpoints import checkpoints
 from toolorch_rl.training.corpus import corpus_of, read_traces
+from toolorch_rl.training.plan import Plan, TrainedOn
+from toolorch_rl.training.tasks import is_held_back, task_name
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -157,6 +159,24 @@ def test_runs_of_an_evaluation_are_held_out_unless_asked_for(router: Path, route
     assert [run.trace.id for run in found.runs] == [trace.id for trace in traces[4:]]
     assert found.refused == {"held out: made by an evaluation (app 'evaluation')": 4}
     assert len(corpus_of(traces, settings_of(router, tmp_path, app="evaluation")).runs) == 6
+
+
+def test_a_share_of_the_tasks_is_held_back_always_the_same_ones(
+    router: Path, router_runs: Runs, router_store: str, tmp_path: Path
+) -> None:
+    names = [f"task {number}" for number in range(400)]
+    quarter = {name for name in names if is_held_back(name, 0.25)}
+    assert 70 < len(quarter) < 130
+    assert quarter < {name for name in names if is_held_back(name, 0.5)}
+
+    settings = settings_of(router, tmp_path / "o", router_store, held_back=0.5)
+    traces = read_traces(settings)
+    held = {trace.id for trace in traces if is_held_back(task_name(trace), 0.5)}
+    corpus = corpus_of(traces, settings)
+    assert 0 < len(held) < len(traces)
+    assert {run.trace.id for run in corpus.runs} == {trace.id for trace in traces} - held
+    assert corpus.refused == {"held back for an estimate (held_back)": len(held)}
+    assert TrainedOn((Plan("").of(traces, settings),)).among(traces) == {run.trace.id for run in corpus.runs}
 
 
 def test_feedback_stands_for_an_outcome(router: Path, router_runs: Runs, tmp_path: Path) -> None:

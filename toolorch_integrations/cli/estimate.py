@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,12 +56,16 @@ def estimate(
     wanted: Wanted = None,
     preset: Annotated[str, typer.Option(help="How rewards are normalised: paper, released_script or ours.")] = "ours",
     group_by: Annotated[str | None, typer.Option(help="Key of the traces' metadata that names the task.")] = None,
+    all_runs: Annotated[
+        bool, typer.Option("--all-runs", help="Also those of tasks that the new policy was trained on.")
+    ] = False,
     shown: Annotated[Shown, typer.Option("--format", help="A table for people, JSON for programs.")] = Shown.TABLE,
 ) -> None:
     """Say what a new policy would have earned on captured runs, before it makes a single one."""
     report = estimated(
         policy,
         base,
+        keep_trained=all_runs,
         store=store,
         status=status,
         app=app_name,
@@ -80,12 +83,13 @@ def estimate(
         show(report_console(), report)
 
 
-def estimated(policy: str, base: str | None, **settings: Any) -> EstimateReport:
-    """Return the report on a policy in a folder.
+def estimated(policy: str, base: str | None, *, keep_trained: bool = False, **settings: Any) -> EstimateReport:
+    """Return the report on a policy in a folder, by runs of tasks that it was not trained on.
 
     Args:
         policy: Folder of a model or an adapter.
         base: Model that the adapter is for.
+        keep_trained: By runs of all tasks.
         **settings: Store, filters and what counts as reward, as `TrainSettings` takes them.
 
     Raises:
@@ -96,7 +100,7 @@ def estimated(policy: str, base: str | None, **settings: Any) -> EstimateReport:
     from toolorch_rl.estimate.policy import ScoredPolicy
     from toolorch_rl.estimate.traces import estimate_traces
     from toolorch_rl.training.corpus import read_traces
-    from toolorch_rl.training.run import trained_traces
+    from toolorch_rl.training.plan import TrainedOn
     from toolorch_rl.training.settings import TrainSettings
     from toolorch_rl.training.vocabulary import check_tokenizer
 
@@ -105,9 +109,8 @@ def estimated(policy: str, base: str | None, **settings: Any) -> EstimateReport:
     traces = read_traces(chosen)
     scored = ScoredPolicy(policy, base)
     check_tokenizer(traces, scored.tokenizer(), scored.vocabulary)
-    report = estimate_traces(traces, scored, chosen, scored.vocabulary)
-    known = trained_traces(Path(policy))
-    return replace(report, trained_on=sum(trace.id in known for trace in traces))
+    known = TrainedOn.read(policy)
+    return estimate_traces(traces, scored, chosen, scored.vocabulary, trained_on=known, keep_trained=keep_trained)
 
 
 def show(console: Console, report: EstimateReport) -> None:
@@ -134,8 +137,8 @@ def show(console: Console, report: EstimateReport) -> None:
         )
     if report.trained_on:
         console.print(
-            f"[yellow]{report.trained_on} of these traces trained the new policy, which looks better on them than on "
-            "others: take traces that it has not seen (--since), or rely on the held-out evaluation[/yellow]"
+            f"[yellow]{report.trained_on} of these runs are of tasks that the new policy was trained on: it looks "
+            "better on them than it is, and no promotion rests on them[/yellow]"
         )
     for share in report.versions:
         newest, oldest = _age(share.newest), _age(share.oldest)

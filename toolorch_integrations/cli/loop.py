@@ -41,6 +41,10 @@ def loop(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of training (TrainSettings).")
     ] = None,
+    held_back: Annotated[
+        float,
+        typer.Option(help="Share of the tasks that no round trains on: estimates rest on them.", min=0.001, max=0.999),
+    ] = 0.25,
     once: Annotated[bool, typer.Option("--once", help="One round, and then end.")] = False,
 ) -> None:
     """Wait for new runs, train on them, promote what is better, and begin again.
@@ -66,6 +70,7 @@ def loop(
             promote=_promoter(job, console),
             attach=imported(rewards, "--rewards") if rewards is not None else None,
             settings=settings,
+            held_back=held_back,
             new_traces=new_traces,
             interval=interval or 3_600.0,
             tell=lambda text: console.print(escape(text), soft_wrap=True),

@@ -48,6 +48,9 @@ def train(
             help="Whose reward counts, such as cost=0.6,latency=0.2; by default each run's own caller's.",
         ),
     ] = None,
+    held_back: Annotated[
+        float, typer.Option(help="Share of the tasks that is left out, for an estimate to rest on.", min=0, max=0.999)
+    ] = 0.0,
     lora_rank: Annotated[int, typer.Option(min=0, help="Rank of the adapter; 0 trains all weights.")] = 16,
     epochs: Annotated[float, typer.Option(help="Passes over the runs.")] = 3.0,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps, in place of passes.")] = None,
@@ -86,6 +89,7 @@ def train(
         "since": since,
         "limit": limit,
         "preferences": wishes,
+        "held_back": held_back,
         "lora_rank": lora_rank or None,
         "epochs": epochs,
         "steps": steps,

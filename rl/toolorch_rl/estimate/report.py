@@ -89,7 +89,7 @@ class EstimateReport:
     skipped: Mapping[str, int] = field(default_factory=dict)
     """Traces that could not be used, by reason."""
     trained_on: int = 0
-    """How many of the runs the new policy was trained on: a policy looks better on those than it is on others."""
+    """How many of the runs are of tasks that the new policy was trained on, on which it looks better than it is."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-safe values."""

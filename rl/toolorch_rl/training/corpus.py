@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from toolorch_integrations.events import TraceStatus
-from toolorch_integrations.plain import content_hash
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.store import TraceFilters, TraceStore
 from toolorch_integrations.trace import Trace
@@ -20,6 +19,7 @@ from toolorch_rl.rewards import RewardError, Rewards, features_of, preset, rewar
 from toolorch_rl.training.baseline import leave_one_out, request_features
 from toolorch_rl.training.errors import TrainingError
 from toolorch_rl.training.settings import Method, TrainSettings
+from toolorch_rl.training.tasks import is_held_back, task_name, task_of
 from toolorch_rl.verifiers import FeedbackVerifier, VerifierError
 
 SINGLES = "single runs"
@@ -176,20 +176,6 @@ def assess(corpus: Corpus, settings: TrainSettings) -> None:
         run.single = bool(single[place])
 
 
-def task_of(trace: Trace, settings: TrainSettings) -> str:
-    """Return what a run was made for: a name in its metadata, or else a hash of what the user had said.
-
-    The caller's preferences are part of it, since they are part of what counts as good.
-    """
-    name = trace.metadata.get(settings.group_by or "task")
-    if name is None:
-        nodes = trace.graph.nodes
-        first = next((node.index for node in nodes if node.sampled), None)
-        said = trace.graph.messages_to(first)[:-1] if first is not None else []
-        name = content_hash([trace.request, [message for message in said if message.get("role") != "system"]])
-    return f"{name} {content_hash([trace.preferences])}"
-
-
 def preferences_of(trace: Trace, settings: TrainSettings) -> Preferences:
     """Return whose reward a run is measured by: the settings' or its caller's."""
     return settings.preferences or Preferences.model_validate(trace.preferences or {})
@@ -202,6 +188,8 @@ def _filtered(traces: Sequence[Trace], settings: TrainSettings, dropped: list[Dr
             dropped.append(Dropped(trace.id, "training", "the run has not ended"))
         elif trace.app == EVALUATION != settings.app:
             dropped.append(Dropped(trace.id, "training", f"held out: made by an evaluation (app {EVALUATION!r})"))
+        elif settings.held_back and is_held_back(task_name(trace, settings.group_by), settings.held_back):
+            dropped.append(Dropped(trace.id, "training", "held back for an estimate (held_back)"))
         else:
             kept.append(trace)
     for name in settings.filters:

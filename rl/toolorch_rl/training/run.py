@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -10,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from toolorch_integrations.plain import content_hash
-from toolorch_rl.training.checkpoints import checkpoint_state, checkpoints, remove_halves, write_synced
+from toolorch_rl.training.checkpoints import checkpoint_state, checkpoints, remove_halves
 from toolorch_rl.training.corpus import read_traces
 from toolorch_rl.training.errors import TrainingError
 from toolorch_rl.training.material import Material, material_of
+from toolorch_rl.training.plan import PLAN, Plan
 from toolorch_rl.training.result import CARD, METRICS_FILE, TrainResult, policy_files, remove_saved, save
 from toolorch_rl.training.settings import Method, TrainSettings
 from toolorch_rl.training.source import ExampleSource
-
-PLAN = "plan.json"
-"""Which runs a training run began with, so that one that goes on after a kill reads the same."""
 
 _MAY_CHANGE = {"output", "save_every", "keep", "log_every", "report_to", "run_name", "restart", "token_budget"}
 """Settings that a run may go on with changed: the result is the same but for rounding."""
@@ -54,17 +51,6 @@ def train(settings: TrainSettings | None = None, *, source: ExampleSource | None
     if (chosen.method is Method.ONLINE) != (source is not None):
         raise TrainingError("method online, and only that, trains on a `source` of rollouts")
     return _run(chosen, source)
-
-
-def trained_traces(folder: Path) -> frozenset[str]:
-    """Return the ids of the captured runs that a policy in a folder was trained on; none where the folder does not say.
-
-    They are all that the training read, those that it then left out included.
-    """
-    try:
-        return frozenset(json.loads((folder / PLAN).read_text(encoding="utf-8"))["traces"] or ())
-    except (OSError, ValueError, KeyError):
-        return frozenset()
 
 
 def _run(settings: TrainSettings, source: ExampleSource | None) -> TrainResult:
@@ -109,7 +95,7 @@ def _prepare(settings: TrainSettings, arguments: Any) -> Path | None:
             # Nothing was trained: runs that were captured since are welcome.
             (folder / METRICS_FILE).unlink(missing_ok=True)
             remove_saved(folder)
-            write_synced(folder / PLAN, json.dumps({"settings": mark, "traces": None}))
+            Plan(mark, settings.policy, group_by=settings.group_by).write(folder)
     _wait(arguments)
     whole = checkpoints(below)
     return whole[-1] if whole else None
@@ -134,8 +120,8 @@ def _check_output(folder: Path, mark: str) -> None:
     if not checkpoints(folder / "checkpoints"):
         return
     try:
-        known = json.loads((folder / PLAN).read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError) as error:
+        known = Plan.read(folder).settings
+    except (OSError, ValueError) as error:
         raise TrainingError(f"output: {folder / PLAN} cannot be read; give another folder, or restart") from error
     if known != mark:
         raise TrainingError(
@@ -146,16 +132,15 @@ def _check_output(folder: Path, mark: str) -> None:
 
 def _material(settings: TrainSettings, arguments: Any, tokenizer: Any, config: Any) -> Material:
     """Read the runs: those of the plan where there is one, so that every process and every resumed run has the same."""
-    plan = settings.output / PLAN
     made: Material | None = None
     if arguments.should_save:
-        known: dict[str, Any] = json.loads(plan.read_text(encoding="utf-8"))
-        traces = read_traces(settings, known["traces"])
+        plan = Plan.read(settings.output)
+        traces = read_traces(settings, plan.traces)
         made = material_of(traces, settings, tokenizer, config)
-        write_synced(plan, json.dumps({**known, "traces": [trace.id for trace in traces]}))
+        plan.of(traces, settings).write(settings.output)
     _wait(arguments)
     if made is None:
-        ids: list[str] = json.loads(plan.read_text(encoding="utf-8"))["traces"]
+        ids = Plan.read(settings.output).traces
         made = material_of(read_traces(settings, ids), settings, tokenizer, config)
     return made
 

@@ -45,7 +45,7 @@ ten times as much for an adapter."""
 ONLINE_CLIP = (0.2, 0.28)
 OF_STORED = (
     "status", "app", "thread", "model", "since", "limit", "max_staleness",
-    "feedback", "feedback_threshold", "group_by",
+    "feedback", "feedback_threshold", "group_by", "held_back",
 )  # fmt: skip
 """Settings that choose and judge captured traces. `online` makes its runs, and its verifier judges them."""
 
@@ -93,6 +93,8 @@ class TrainSettings(BaseModel):
     """Least feedback score that counts as solved, or as liked."""
     group_by: str | None = None
     """Key of the traces' metadata that names the task; None: `task` where a trace has it, else the request."""
+    held_back: float = Field(0.0, ge=0, lt=1)
+    """Share of the tasks whose runs are not trained on, for an estimate to rest on; always the same tasks."""
     margin: float = Field(0.0, ge=0)
     """`dpo`: least difference of reward in a pair. `kto`: least distance from the middle of the group."""
     best: float = Field(0.25, gt=0, le=1)

@@ -48,16 +48,27 @@ class Evidence:
 
 
 def of_estimate(report: EstimateReport) -> Evidence:
-    """Return an off-policy estimate as evidence: the log's own policy is the incumbent."""
+    """Return an off-policy estimate as evidence: the log's own policy is the incumbent.
+
+    One that rests on runs of tasks that the candidate was trained on shows nothing: it looks better on them than it is.
+    """
     changes = {}
+    partial = f"{report.trained_on} of {report.runs} runs are of tasks that the candidate was trained on"
     for name, entry in report.metrics.items():
-        if entry.difference is None:
-            changes[name] = Change(before=entry.logged, note=entry.reason)
+        if report.trained_on:
+            changes[name] = Change(before=entry.logged, note=partial)
+        elif entry.difference is None:
+            changes[name] = Change(before=entry.logged, note="; ".join([entry.reason, *_left_out(report)]))
         else:
             found = entry.difference
             changes[name] = Change(found.value, found.low, found.high, entry.logged)
     counts = {"runs": report.runs, "tasks": report.groups, "effective_tasks": report.effective_groups}
     return Evidence(Stage.ESTIMATE, changes, counts | {"missing": report.missing})
+
+
+def _left_out(report: EstimateReport) -> list[str]:
+    """Return what an estimate lacked, for one that cannot say."""
+    return [f"left out: {number} {reason}" for reason, number in report.skipped.items()]
 
 
 def of_comparison(comparison: Comparison) -> Evidence:

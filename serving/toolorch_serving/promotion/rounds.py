@@ -84,6 +84,7 @@ class Rounds:
         promote: Brings a version in a folder to its end, or goes on with it.
         attach: Attaches rewards to traces since an epoch second, and returns to how many; None: the app does.
         settings: Of the training, besides policy, output and store.
+        held_back: Share of the tasks that no round trains on, so that the estimates of all rounds can rest on them.
         new_traces: Ended traces that a round waits for.
         interval: Seconds after which it begins with fewer, if there is any.
         tell: Is told what happens, in words.
@@ -97,6 +98,7 @@ class Rounds:
     promote: Callable[[str, Path], PromotionRecord]
     attach: Callable[[TraceStore, float], int] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    held_back: float = 0.25
     new_traces: int = 200
     interval: float = 3_600.0
     tell: Callable[[str], None] = logger.info
@@ -170,7 +172,7 @@ class Rounds:
             self.tell(f"round {state.number}: rewards attached to {self.attach(self.store, state.since)} runs")
         version = f"{self.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{state.number}"
         folder = str(self.folder / version)
-        values = {**self.settings, "policy": self._incumbent(), "output": folder}
+        values = {"held_back": self.held_back, **self.settings, "policy": self._incumbent(), "output": folder}
         training = replace(state, phase=Phase.TRAINING, begun=now, version=version, folder=folder, settings=values)
         return self._save(training)
 

@@ -1,0 +1,100 @@
+"""What a training run began with, and so which tasks a policy knows from its training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from toolorch_integrations.trace import Trace
+from toolorch_rl.training.checkpoints import write_synced
+from toolorch_rl.training.settings import TrainSettings
+from toolorch_rl.training.tasks import is_held_back, task_name
+
+PLAN = "plan.json"
+"""The plan's file in the output folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a training run began with: one that goes on after a kill reads the same.
+
+    Attributes:
+        settings: Hash of those that may not change.
+        policy: What was trained.
+        traces: Ids of all runs that were read; None before they were, and where the policy made its own.
+        tasks: Names of those that were trained on, by `group_by`; None also in plans of older releases.
+        group_by: Key of the traces' metadata that names the task.
+    """
+
+    settings: str
+    policy: str = ""
+    traces: list[str] | None = None
+    tasks: list[str] | None = None
+    group_by: str | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Plan:
+        """Return the plan of an output folder.
+
+        Raises:
+            OSError: There is none.
+            ValueError: It cannot be read.
+        """
+        found = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        try:
+            return cls(**found)
+        except TypeError as error:
+            raise ValueError(f"{folder / PLAN} is no plan of a training run: {error}") from error
+
+    def write(self, folder: Path) -> None:
+        """Write the plan to an output folder."""
+        write_synced(folder / PLAN, json.dumps(asdict(self)))
+
+    def of(self, traces: Sequence[Trace], settings: TrainSettings) -> Plan:
+        """Return the plan with the runs that were read, and the tasks of those that are not held back."""
+        names = {task_name(trace, settings.group_by) for trace in traces}
+        tasks = sorted(name for name in names if not is_held_back(name, settings.held_back))
+        return replace(self, traces=[trace.id for trace in traces], tasks=tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedOn:
+    """What a policy, and those that it was trained from, were trained on.
+
+    Attributes:
+        plans: Of their training runs; those of policies that no training run here has made are not known.
+    """
+
+    plans: tuple[Plan, ...] = ()
+
+    @classmethod
+    def read(cls, folder: str | Path) -> TrainedOn:
+        """Return what the policy in a folder was trained on; nothing where the folder does not say."""
+        return cls(tuple(_plans(Path(folder))))
+
+    def among(self, traces: Sequence[Trace]) -> frozenset[str]:
+        """Return the ids of the runs whose tasks it was trained on, whoever made them: it may know them by heart."""
+        found: set[str] = set()
+        for plan in self.plans:
+            names = {trace.id: task_name(trace, plan.group_by) for trace in traces}
+            tasks = set(plan.tasks or ())
+            if plan.tasks is None:
+                tasks = {names[one] for one in plan.traces or () if one in names}
+            found.update(one for one, name in names.items() if name in tasks)
+        return frozenset(found)
+
+
+def _plans(folder: Path) -> Iterator[Plan]:
+    seen: set[Path] = set()
+    while folder.resolve() not in seen:
+        seen.add(folder.resolve())
+        try:
+            plan = Plan.read(folder)
+        except (OSError, ValueError):
+            return
+        yield plan
+        if not plan.policy:  # of an older release
+            return
+        folder = Path(plan.policy)

@@ -1,0 +1,36 @@
+"""What a run was made for: which runs are compared with each other, and which are held back from training."""
+
+from __future__ import annotations
+
+from toolorch_integrations.plain import content_hash
+from toolorch_integrations.trace import Trace
+from toolorch_rl.training.settings import TrainSettings
+
+
+def task_of(trace: Trace, settings: TrainSettings) -> str:
+    """Return which runs a run is compared with: those of its task whose caller had the same preferences.
+
+    Preferences are part of what counts as good.
+    """
+    return f"{task_name(trace, settings.group_by)} {content_hash([trace.preferences])}"
+
+
+def task_name(trace: Trace, group_by: str | None = None) -> str:
+    """Return what a run was made for: a name in its metadata, or else a hash of what the user had said.
+
+    Args:
+        trace: The run.
+        group_by: Key of the metadata; None: `task`.
+    """
+    name = trace.metadata.get(group_by or "task")
+    if name is None:
+        nodes = trace.graph.nodes
+        first = next((node.index for node in nodes if node.sampled), None)
+        said = trace.graph.messages_to(first)[:-1] if first is not None else []
+        name = content_hash([trace.request, [message for message in said if message.get("role") != "system"]])
+    return str(name)
+
+
+def is_held_back(task: str, share: float) -> bool:
+    """Return whether a task is among the share that is held back: always the same ones, and more of a larger share."""
+    return int(content_hash(["held back", task])[:13], 16) < share * 16**13
