@@ -334,6 +334,13 @@ def test_what_does_not_fit_is_refused_at_once(
         orchestrator(policy, specialists, **options)
 
 
+async def test_the_answer_fits_into_llamaindexs_limit_of_steps(specialists: ScriptedPolicy) -> None:
+    with Policy(*FULL) as policy:
+        agent = orchestrator(policy, specialists, name="lead", description="Leads.")
+        assert await ask(AgentWorkflow(agents=[agent]), max_iterations=5) == "12"
+    assert policy.functions == [["enhance_reasoning", "answer", "search"]] * 2 + [["answer"]]
+
+
 async def test_what_comes_later_is_refused_too(specialists: ScriptedPolicy) -> None:
     with Policy(choose("search", "search-1")) as policy:
         agent = orchestrator(policy, specialists)

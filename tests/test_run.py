@@ -93,6 +93,20 @@ def test_a_budget_of_zero_ends_a_run_before_it_begins(budget: Budget, limit: Lim
     assert turn.text == f"The budget of {limit.value} ended before the work was done. There is no result yet."
 
 
+def test_a_framework_that_has_no_room_for_more_turns_ends_a_run_as_its_budget_does():
+    one = run(Budget(turns=9))
+    turns = [
+        one.next_turn(final_reply=None, failed_turns=0, results=no_results, turns_left=left) for left in (2, 1, 0, None)
+    ]
+    assert [(turn.next, turn.last) for turn in turns] == [
+        (Next.ASK, False),
+        (Next.ASK, True),
+        (Next.BUDGET, False),
+        (Next.ASK, False),
+    ]
+    assert turns[2].limit is Limit.TURNS
+
+
 def test_the_answer_at_the_end_holds_what_there_is_but_no_errors():
     results = [("search", "Two tents."), ("coder", "Error: coder failed."), ("add", "4")]
     turn = run(Budget(turns=0)).next_turn(final_reply=None, failed_turns=0, results=lambda: results)

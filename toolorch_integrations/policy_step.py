@@ -92,6 +92,7 @@ class PolicyStep(ABC, Generic[Response, Outcome]):
         fallback: The specialist that answers when the policy cannot.
         write: Takes progress events.
         reporter: Where capture is told; None when nobody captures.
+        turns_left: Turns that the framework has room for, this one included; None where it sets no limit.
     """
 
     pauses: tuple[type[Exception], ...] = ()
@@ -103,18 +104,23 @@ class PolicyStep(ABC, Generic[Response, Outcome]):
         fallback: SpecialistCaller | None,
         write: Callable[[dict[str, Any]], None],
         reporter: Reporter | None,
+        turns_left: int | None = None,
     ) -> None:
         self.run = run
         self.fallback = fallback
         self.write = write
         self.reporter = reporter
+        self.turns_left = turns_left
         self.calls: list[Call] = []
 
     def steps(self) -> Steps[Outcome]:
         """Yield `AskPolicy` and `AskSpecialist`; return what the framework is given."""
         while True:
             turn = self.run.next_turn(
-                final_reply=self.final_reply(), failed_turns=self.failed_turns(), results=self.results
+                final_reply=self.final_reply(),
+                failed_turns=self.failed_turns(),
+                results=self.results,
+                turns_left=self.turns_left,
             )
             if turn.next is Next.ASK:
                 response = yield from self._ask(turn)

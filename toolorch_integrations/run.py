@@ -183,6 +183,7 @@ class Run:
         final_reply: str | None,
         failed_turns: int,
         results: Callable[[], Sequence[tuple[str, str]]],
+        turns_left: int | None = None,
     ) -> Turn:
         """Say what comes next.
 
@@ -192,16 +193,18 @@ class Run:
             final_reply: Reply of a specialist that the policy called with `final`, if the last turn brought one.
             failed_turns: Turns in a row that brought nothing but errors.
             results: Gives name and text of the run's tool results so far.
+            turns_left: Policy calls that the framework has room for, this one included; None where it sets no limit.
         """
         number = self.account.ledger.turns + 1
         if final_reply is not None:
             return Turn(Next.ANSWER, number, text=final_reply)
-        limit = self.account.limit(CallKind.POLICY)
+        no_room = turns_left is not None and turns_left < 1
+        limit = self.account.limit(CallKind.POLICY) or (Limit.TURNS if no_room else None)
         if limit is not None:
             return self.end(limit, results)
         if failed_turns >= MAX_FAILED_TURNS and self.fallback is not None:
             return Turn(Next.FALLBACK, number)
-        return Turn(Next.ASK, number, last=self.account.last_turn())
+        return Turn(Next.ASK, number, last=self.account.last_turn() or turns_left == 1)
 
     def after_failure(self, results: Callable[[], Sequence[tuple[str, str]]]) -> Turn | None:
         """Say what comes after a policy call that failed for good; None when nobody can answer in its place."""

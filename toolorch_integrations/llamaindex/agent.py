@@ -14,7 +14,7 @@ from llama_index.core.llms import LLM
 from llama_index.core.memory import BaseMemory
 from llama_index.core.objects import ObjectRetriever
 from llama_index.core.tools import AsyncBaseTool
-from llama_index.core.workflow import Context, StopEvent
+from llama_index.core.workflow import Context
 from pydantic import Field, PrivateAttr
 
 from toolorch_integrations.budget import Budget
@@ -24,6 +24,7 @@ from toolorch_integrations.ledger import Call, CallKind, CallStatus
 from toolorch_integrations.llamaindex.asking import ask_llm
 from toolorch_integrations.llamaindex.capture import reporter_of
 from toolorch_integrations.llamaindex.events import OrchestratorProgress
+from toolorch_integrations.llamaindex.iterations import make_room, take_again, turns_left
 from toolorch_integrations.llamaindex.memory import keep
 from toolorch_integrations.llamaindex.messages import calls_of, observer_message, readable_calls, tool_message
 from toolorch_integrations.llamaindex.policy_turn import PolicyTurn
@@ -41,15 +42,14 @@ from toolorch_integrations.select_functions import SelectTools
 from toolorch_integrations.steps import adrive, awithin
 from toolorch_integrations.view import CatalogFilter
 
-DEFAULT_ITERATIONS = 20
-"""LlamaIndex's own limit, which an orchestrator's budget of turns may lie above."""
-
 
 class OrchestratorAgent(BaseWorkflowAgent):
     """An agent that at each step calls tools, hands the step to a specialist, or answers, within a budget.
 
-    It runs alone and as a member of an `AgentWorkflow`. A run's own preferences, budget and catalogue view are given by
-    `agent.run(..., context={"preferences": ...})`, or for all runs with a context by `set_options`.
+    It runs alone and as a member of an `AgentWorkflow`. LlamaIndex's limit of steps (`max_iterations`) ends its runs as
+    a budget of turns does: on the last step that fits the policy answers, with tools withheld. A run's own preferences,
+    budget and catalogue view are given by `agent.run(..., context={"preferences": ...})`, or for all runs with a
+    context by `set_options`.
 
     Args:
         tools: The app's own tools: functions, LlamaIndex tools, LangChain tools.
@@ -154,6 +154,7 @@ class OrchestratorAgent(BaseWorkflowAgent):
                 return output
             wanted = await confirmed(self, ctx, run, state, calls)
             if isinstance(wanted, str):  # the person's answer could not be used: LlamaIndex is to take the step again
+                await take_again(ctx)
                 output.retry_messages = [observer_message(wanted)]
                 return output
             output.tool_calls = await selections(self, ctx, run, state, wanted)
@@ -207,26 +208,11 @@ class OrchestratorAgent(BaseWorkflowAgent):
 
     async def _init_context(self, ctx: Context, ev: AgentWorkflowStartEvent) -> None:
         """Begin a run: read its context, and let the budget of turns be its limit where the caller sets no other."""
+        self._runs.rendering.agent_options({"early_stopping_method": ev.get("early_stopping_method", default=None)})
         await set_request_options(ctx, ev.get("context", default=None))
         await super()._init_context(ctx, ev)
         if not ev.get("max_iterations", default=None):
-            turns = (await self._runs.options(ctx)).budget.turns
-            await ctx.store.set("max_iterations", max(DEFAULT_ITERATIONS, 2 + (10**6 if turns is None else turns)))
-
-    async def _generate_early_stopping_response(self, ctx: Context, max_iterations: int) -> StopEvent:
-        """Let the policy answer with what the run has brought so far, where the rendering lets it answer."""
-        self._runs.rendering.agent_options({"early_stopping_method": "generate"})
-        memory: BaseMemory = await ctx.store.get("memory")
-        state = await load(ctx, self.name)
-        if state is not None:
-            done = state["scratchpad"]
-            if done and done[-1].role == MessageRole.ASSISTANT and calls_of(done[-1]):
-                done = done[:-1]  # calls that are not made
-            await memory.aput_messages(done)
-            state["scratchpad"] = []
-            state["run"] = {**state["run"], "open": False}
-            await save(ctx, self.name, state)
-        return await super()._generate_early_stopping_response(ctx, max_iterations)
+            await make_room(ctx, (await self._runs.options(ctx)).budget.turns)
 
     # --- the policy's turn ---
 
@@ -243,6 +229,7 @@ class OrchestratorAgent(BaseWorkflowAgent):
             self.price,
             self.writer(ctx),
             reporter_of(),
+            await turns_left(ctx, self._runs.rendering.answer_steps),
         )
 
         async def perform(wanted: Any) -> Any:

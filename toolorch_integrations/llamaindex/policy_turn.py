@@ -56,6 +56,7 @@ class PolicyTurn(PolicyStep[ChatResponse, TurnOutcome]):
         price: What the policy's tokens cost, where its LLM does not say.
         write: Takes progress events.
         reporter: Where capture is told; None when nobody captures.
+        turns_left: Turns that LlamaIndex has room for, this one included; None where it sets no limit.
     """
 
     def __init__(
@@ -68,8 +69,9 @@ class PolicyTurn(PolicyStep[ChatResponse, TurnOutcome]):
         price: Price,
         write: Callable[[dict[str, Any]], None],
         reporter: Reporter | None,
+        turns_left: int | None = None,
     ) -> None:
-        super().__init__(run, fallback, write, reporter)
+        super().__init__(run, fallback, write, reporter, turns_left)
         self.before = messages
         self.app_prompt = app_prompt
         self.rendering = rendering

@@ -39,9 +39,11 @@ class Rendering(ABC):
 
     Attributes:
         tools: The app's own tools that are entries of the catalogue.
+        answer_steps: Steps of LlamaIndex from the policy's last turn to the answer, both included.
     """
 
     tools: Sequence[AsyncBaseTool]
+    answer_steps: int
 
     @abstractmethod
     def agent_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,6 +99,8 @@ class ChatRendering(Rendering):
     Args:
         tools: The app's own tools.
     """
+
+    answer_steps = 1
 
     def __init__(self, tools: Sequence[AsyncBaseTool]) -> None:
         self.tools = tools

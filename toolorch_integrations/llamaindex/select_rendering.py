@@ -50,6 +50,8 @@ class SelectRendering(Rendering):
         CatalogError: No specialist answers, or a tool does not take a single text.
     """
 
+    answer_steps = 2  # the policy's last turn is a call of `answer`, whose result the next step takes
+
     def __init__(
         self, given: SelectTools, specialists: Mapping[str, SpecialistTool], catalog: Catalog, tool_timeout: float
     ) -> None:
