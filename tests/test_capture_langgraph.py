@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage
@@ -37,7 +38,7 @@ from toolorch_integrations import (
     Tool,
 )
 from toolorch_integrations.capture import CaptureSession, capture
-from toolorch_integrations.events import TraceStatus
+from toolorch_integrations.events import Deferred, TraceStatus
 from toolorch_integrations.langgraph import CaptureHandler, ChatPolicy, as_specialist, create_orchestrator, ledger_of
 from toolorch_integrations.recorder import Recorder
 from toolorch_integrations.store import TraceStore
@@ -631,3 +632,35 @@ def test_what_is_lost_is_warned_about_once(tmp_path: Path):
     warned = pytest.warns(CaptureWarning, match="capture loses events")
     with RecordedPolicy(["It is 4."]) as server, warned, capture(path, timeout=0.5):
         create_orchestrator(chat_policy(server)).invoke(ASK)
+
+
+LOST = ["langgraph.capture.policy_called", "langgraph.capture.request_in", "reporting.TraceAnnotated"]
+
+
+@pytest.mark.parametrize("lost", [*LOST, "langgraph.capture.tool_called", "langgraph.capture.policy_failed"])
+def test_what_cannot_be_decoded_is_counted_in_its_trace(store: TraceStore, monkeypatch: pytest.MonkeyPatch, lost: str):
+    """Trainers go by this: a run of which something is lost is not learnt from."""
+    make: Callable[..., Any] = create_orchestrator if lost in LOST else create_agent
+    script = [ADD, Reply("overloaded", status=400) if lost.endswith("failed") else "It is 4."]
+    monkeypatch.setattr(f"toolorch_integrations.{lost}", lambda *_, **__: 1 / 0)
+    with (
+        ScriptedPolicy(script) as server,
+        pytest.warns(CaptureWarning),
+        capture(store) as session,
+        contextlib.suppress(openai.BadRequestError),
+    ):
+        make(chat_policy(server), [add]).invoke(ASK)
+    (trace,) = traces(store)
+    assert trace.metadata["dropped"] == session.dropped == {"decode": 2 if lost.endswith("policy_called") else 1}
+
+
+def test_what_a_full_queue_does_not_take_is_counted_in_its_trace(store: TraceStore):
+    recorder, go = Recorder(store, max_events=2), threading.Event()
+    recorder.put(Deferred("f" * 32, lambda: [] if go.wait(20) else None))
+    with ScriptedPolicy([ADD, "It is 4."]) as server, pytest.warns(CaptureWarning, match="overflow"):
+        create_agent(chat_policy(server), [add]).invoke(ASK, {"callbacks": [CaptureHandler(recorder)]})
+    go.set()
+    assert recorder.close()
+    (trace,) = traces(store)
+    assert trace.status is TraceStatus.ANSWERED
+    assert trace.metadata["dropped"] == recorder.dropped

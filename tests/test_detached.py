@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 from toolorch_integrations.detached import DetachedRecorder
 from toolorch_integrations.detached_writer import DetachedWriter
 from toolorch_integrations.errors import CaptureWarning
-from toolorch_integrations.events import TraceStarted, TraceStatus
+from toolorch_integrations.events import Deferred, PolicyCalled, TraceEnded, TraceStarted, TraceStatus
 from toolorch_integrations.recorder import Recorder
 from toolorch_integrations.spool import FIRST_KIND, Spool
 from toolorch_integrations.spool.folder import OwnPart
@@ -182,3 +182,17 @@ def test_a_faulty_record_is_counted_once_while_a_store_is_down(tmp_path: Path, m
     assert writer._losses.dropped == {"decode": 1}
     assert answers(tmp_path / "traces.db") == ["answer 7"]
     part.leave()
+
+
+def test_what_the_app_loses_is_counted_in_its_trace(tmp_path: Path):
+    trace_id = "a" * 32
+    recorder = DetachedRecorder(tmp_path / "traces.db", spool=Spool(tmp_path / "spool", max_bytes=10_000))
+    recorder.put(TraceStarted(trace_id))
+    with pytest.warns(CaptureWarning):
+        recorder.put(Deferred(trace_id, lambda: 1 / 0))  # type: ignore[arg-type, return-value]
+    recorder.put(PolicyCalled(trace_id, [{"role": "user", "content": "x" * 20_000}]))
+    recorder.put(TraceEnded(trace_id))
+    assert recorder.close()
+    trace = TraceStore(tmp_path / "traces.db").trace(trace_id)
+    assert trace.status is TraceStatus.ANSWERED
+    assert trace.metadata["dropped"] == recorder.dropped == {"decode": 1, "spool": 1}

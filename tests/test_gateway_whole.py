@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from tests.gateway_world import PolicyServer, Serving, bearer, gateway, sha256
-from toolorch_integrations.events import TraceStarted
+from toolorch_integrations.events import Deferred, TraceStarted
 
 ASK = {"model": "small", "messages": [{"role": "user", "content": "Say five."}]}
 KEYS = [
@@ -91,6 +91,6 @@ def test_what_a_run_has_done_is_in_a_file_before_its_client_can_see_it(tmp_path:
     """Frameworks hand over callables, which a killed gateway would take along."""
     with gateway(tmp_path) as app:
         trace_id = uuid.uuid4().hex
-        app.state.session.recorder.put(lambda: TraceStarted(trace_id, request="Which tents?"))
+        app.state.session.recorder.put(Deferred(trace_id, lambda: TraceStarted(trace_id, request="Which tents?")))
         files = [path.read_bytes() for path in (tmp_path / "traces.db.spool").rglob("*") if path.is_file()]
         assert any(trace_id.encode() in found for found in files)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent
 from llama_index.core.base.llms.types import ChatMessage
@@ -19,7 +21,7 @@ from llama_index.llms.openai_like import OpenAILike
 from llama_index_instrumentation import get_dispatcher
 from workflows.errors import WorkflowTimeoutError
 
-from toolorch_integrations import Budget, Endpoint, Price, Specialist
+from toolorch_integrations import Budget, CaptureWarning, Endpoint, Price, Specialist
 from toolorch_integrations.capture import capture
 from toolorch_integrations.events import TraceStatus
 from toolorch_integrations.ledger import CallKind, CallStatus
@@ -412,3 +414,22 @@ async def test_what_capture_loses_is_said(
     with ScriptedPolicy(["Yes."]) as policy, capture(path):
         assert str(await FunctionAgent(llm=llm_of(policy)).run(user_msg="Hi")) == "Yes."
     assert "capture has lost something" in caplog.text
+
+
+@pytest.mark.parametrize("lost", ["policy_called", "policy_failed", "tool_called", "TraceAnnotated"])
+async def test_what_cannot_be_decoded_is_counted_in_its_trace(
+    path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """Trainers go by this: a run of which something is lost is not learnt from."""
+    module = "reporting" if lost == "TraceAnnotated" else "llamaindex.capture"
+    monkeypatch.setattr(f"toolorch_integrations.{module}.{lost}", lambda *_, **__: 1 / 0)
+    make: Any = OrchestratorAgent if lost == "TraceAnnotated" else FunctionAgent
+    script = [*ONE_CALL[:1], Reply("broken", status=400)] if lost == "policy_failed" else ONE_CALL
+    with (
+        ScriptedPolicy(script) as policy,
+        pytest.warns(CaptureWarning),
+        capture(path) as session,
+        contextlib.suppress(openai.BadRequestError),
+    ):
+        await make(tools=[search], llm=llm_of(policy)).run(user_msg="Tents?")
+    assert only(path).metadata["dropped"] == session.dropped == {"decode": 2 if lost == "policy_called" else 1}

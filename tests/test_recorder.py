@@ -24,6 +24,7 @@ from tests.waiting import until
 from toolorch_integrations.errors import CaptureWarning
 from toolorch_integrations.events import (
     CallEnded,
+    Deferred,
     Event,
     Message,
     PolicyCalled,
@@ -100,7 +101,7 @@ def test_events_from_many_threads_and_loops_all_arrive(path: Path):
     assert all(trace.totals.turns == 4 and len(list(trace.paths())) == 1 for trace in traces)
 
 
-def test_a_callable_runs_on_the_writer_thread_and_gives_none_one_or_many_events(path: Path):
+def test_what_is_deferred_runs_on_the_writer_thread_and_gives_none_one_or_many_events(path: Path):
     trace_id = new_id()
     threads: list[str] = []
 
@@ -109,15 +110,15 @@ def test_a_callable_runs_on_the_writer_thread_and_gives_none_one_or_many_events(
         return list(conversation(trace_id))
 
     with recording(path) as recorder:
-        recorder.put(lambda: TraceStarted(trace_id))
-        recorder.put(many)
-        recorder.put(lambda: None)
-        recorder.put(lambda: TraceEnded(trace_id))
+        recorder.put(Deferred(trace_id, lambda: TraceStarted(trace_id)))
+        recorder.put(Deferred(trace_id, many))
+        recorder.put(Deferred(trace_id, lambda: None))
+        recorder.put(Deferred(trace_id, lambda: TraceEnded(trace_id)))
     assert threads == ["toolorch-recorder"]
     assert read(path, trace_id).totals.turns == 2
 
 
-def test_a_callable_that_raises_and_an_event_that_does_not_fit_cost_only_themselves(path: Path):
+def test_a_decoding_that_raises_and_an_event_that_does_not_fit_cost_only_themselves(path: Path):
     trace_id = new_id()
 
     def broken() -> Event:
@@ -125,17 +126,18 @@ def test_a_callable_that_raises_and_an_event_that_does_not_fit_cost_only_themsel
 
     with recording(path) as recorder:
         with warned("decode"):
-            recorder.put(broken)
+            recorder.put(Deferred(trace_id, broken))
             recorder.put(PolicyCalled(trace_id, [{"role": "user"}], {"role": "assistant"}, [-1], [1]))
             recorder.put("nonsense")  # type: ignore[arg-type]
-            until(lambda: bool(recorder.flush()) and recorder.dropped["decode"] >= 3)
+            recorder.put(lambda: TraceEnded(trace_id))  # type: ignore[arg-type]
+            until(lambda: bool(recorder.flush()) and recorder.dropped["decode"] >= 4)
         for item in run(trace_id):
             recorder.put(item)
         recorder.flush()
         assert set(recorder.dropped) == {"decode"}
     trace = read(path, trace_id)
     assert trace.totals.turns == 2
-    assert trace.metadata["dropped"] == {"decode": 1}
+    assert trace.metadata["dropped"] == {"decode": 2}, "what is no event has no trace"
 
 
 def test_events_of_a_trace_that_began_elsewhere_make_it(path: Path):
@@ -238,7 +240,7 @@ def test_a_run_is_resumed_in_the_batch_in_which_it_was_interrupted(path: Path):
     first, second = new_id(), new_id()
     blocked = threading.Event()
     with recording(path) as recorder:
-        recorder.put(lambda: [] if blocked.wait(10) else None)
+        recorder.put(Deferred(first, lambda: [] if blocked.wait(10) else None))
         recorder.put(TraceStarted(first, thread_id="t"))
         recorder.put(TraceEnded(first, TraceStatus.INTERRUPTED))
         recorder.put(TraceStarted(second, thread_id="t", resume=True))
@@ -288,7 +290,7 @@ def test_overflow_is_counted_in_the_recorder_and_in_the_trace(path: Path):
         go.wait(20)
 
     with recording(path, max_events=10) as recorder:
-        recorder.put(block)
+        recorder.put(Deferred(new_id(), block))
         blocked.wait(20)
         with warned("overflow") as caught:
             for item in events:
@@ -312,13 +314,13 @@ def test_bytes_that_wait_are_bounded(path: Path):
         go.wait(20)
 
     with recording(path, max_bytes=100_000) as recorder:
-        recorder.put(block)
+        recorder.put(Deferred(trace_id, block))
         blocked.wait(20)
         with warned("overflow"):
             for _ in range(10):
                 recorder.put(PolicyCalled(trace_id, [], None, list(range(1000)), [1]))
         assert recorder.dropped["overflow"] == 8
-        recorder.put(lambda: None, trace_id=trace_id, size=90_000)
+        recorder.put(Deferred(trace_id, lambda: None, 90_000))
         assert recorder.dropped["overflow"] == 9
         go.set()
 

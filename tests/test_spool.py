@@ -27,6 +27,7 @@ from toolorch_integrations.capture import capture
 from toolorch_integrations.errors import CaptureWarning, StoreError
 from toolorch_integrations.events import (
     CallEnded,
+    Deferred,
     Event,
     Message,
     PolicyCalled,
@@ -322,8 +323,8 @@ def test_a_locked_store_costs_nothing_and_order_is_kept(path: Path, spool: Path)
         with locked(path):
             for one in ids:
                 for position, event in enumerate(run(one, turns=5)):
-                    # Policy calls as callables, as adapters put them; the rest as it is.
-                    recorder.put((lambda event=event: event) if position % 2 else event)
+                    # Policy calls deferred, as adapters put them; the rest as it is.
+                    recorder.put(Deferred(one, lambda event=event: event) if position % 2 else event)
             assert not recorder.flush(0.5)
             assert recorder._intake.behind  # type: ignore[attr-defined]
         assert recorder.flush(60)
@@ -413,7 +414,7 @@ def test_closing_leaves_in_the_spool_what_the_store_does_not_take(path: Path, sp
     with locked(path):
         recorder = Recorder(store, spool=spool)
         put_all(recorder, run(ids[0]))
-        recorder.put(lambda: list(run(ids[1])))
+        recorder.put(Deferred(ids[1], lambda: list(run(ids[1]))))
         assert not recorder.close(0.5)
         assert not recorder.dropped
     assert len(parts(spool)) == 1
@@ -722,11 +723,11 @@ def test_a_capture_has_a_spool(path: Path, spool: Path):
     assert not session.dropped
 
 
-def test_an_eager_spool_has_callables_on_disk_when_put_returns(path: Path, spool: Path):
+def test_an_eager_spool_has_what_is_deferred_on_disk_when_put_returns(path: Path, spool: Path):
     store = impatient(path)
     trace_id = new_id()
     with recording(store, Spool(spool, eager=True)) as recorder, locked(path):
-        recorder.put(lambda: TraceStarted(trace_id, request="here at once"))
+        recorder.put(Deferred(trace_id, lambda: TraceStarted(trace_id, request="here at once")))
         assert b"here at once" in b"".join(file.read_bytes() for file in segments(spool))
     assert store.trace(trace_id).request == "here at once"
     store.close()

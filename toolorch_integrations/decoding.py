@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from toolorch_integrations.events import Deferred, EncodedEvents, Event
+from toolorch_integrations.events import EncodedEvents, Event
 from toolorch_integrations.losses import Losses
 from toolorch_integrations.redaction import Redact, Redactor
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class Decoder:
-    """Calls callables, decodes encoded events, and redacts. Safe across threads as far as the hook is.
+    """Decodes what is no event yet, and redacts. Safe across threads as far as the hook is.
 
     Attributes:
         redacts: Whether a hook takes private text out.
@@ -25,7 +25,7 @@ class Decoder:
         self._token_ids = redact_token_ids
         self._losses = losses
 
-    def __call__(self, item: Event | EncodedEvents | Deferred) -> list[Event]:
+    def __call__(self, item: Event | EncodedEvents) -> list[Event]:
         """Return the events of an item; never raises: what is faulty is counted, and left out."""
         try:
             events = _events(item)
@@ -38,17 +38,19 @@ class Decoder:
             return events
         except Exception:
             logger.exception("an event could not be decoded")
-            self._losses.count("decode", getattr(item, "trace_id", ""))
+            self._losses.count("decode", trace_of(item))
             return []
 
 
-def _events(item: Event | EncodedEvents | Deferred) -> list[Event]:
-    found = item() if callable(item) else item
-    if found is None:
-        return []
-    if isinstance(found, Event):
-        return [found]
-    events = list(found.events() if hasattr(found, "events") else found)
+def trace_of(item: object) -> str:
+    """Return the trace of something that was put; empty for what is neither an event nor names one."""
+    return getattr(item, "trace_id", "")
+
+
+def _events(item: Event | EncodedEvents) -> list[Event]:
+    if isinstance(item, Event):
+        return [item]
+    events = list(item.events())
     odd = [event for event in events if not isinstance(event, Event)]
     if odd:
         raise TypeError(f"a recorder takes the events of toolorch_integrations.events, got {odd[0]!r}")

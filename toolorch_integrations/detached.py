@@ -18,8 +18,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from toolorch_integrations.decoding import Decoder
-from toolorch_integrations.events import Deferred, EncodedEvents, Event, TraceEnded, TraceStarted
+from toolorch_integrations.decoding import Decoder, trace_of
+from toolorch_integrations.events import Deferred, EncodedEvents, Event, TraceAnnotated, TraceEnded, TraceStarted
 from toolorch_integrations.losses import Losses
 from toolorch_integrations.spool.codec import pack
 from toolorch_integrations.spool.folder import OwnPart, Spool, SpoolFullError
@@ -91,20 +91,18 @@ class DetachedRecorder:
         """Bytes on disk that the store may not have yet."""
         return self._part.size
 
-    def put(self, event: Event | EncodedEvents | Deferred, *, trace_id: str = "", size: int | None = None) -> None:
+    def put(self, event: Event | EncodedEvents) -> None:
         """Write an event to the spool; it is in a file when this returns. Never raises.
 
         Args:
-            event: What happened. A callable is called at once.
-            trace_id: The trace of a callable's events, for the count of lost ones.
-            size: Not used: what is put takes no memory.
+            event: What happened. A `Deferred` is decoded at once.
         """
-        for item in self._decoder(event) if callable(event) else [event]:
+        for item in self._decoder(event) if isinstance(event, Deferred) else [event]:
             try:
                 kind, payload = pack(item)
             except Exception:
                 logger.exception("an event cannot be written")
-                self._losses.count("decode", trace_id or getattr(item, "trace_id", ""))
+                self._losses.count("decode", trace_of(item))
                 continue
             with self._lock:
                 self._append(kind, payload, item)
@@ -163,8 +161,9 @@ class DetachedRecorder:
         if self._closed:
             self._losses.count("closed", item.trace_id)
             return
+        important = isinstance(item, TraceStarted | TraceEnded)
         try:
-            important = isinstance(item, TraceStarted | TraceEnded)
+            self._append_losses(item.trace_id, important)
             self._part.append(kind, self._last + 1, payload, important=important)
         except (OSError, SpoolFullError) as error:
             logger.warning("capture: an event is lost: %s", error)
@@ -174,6 +173,19 @@ class DetachedRecorder:
         self._wake()
         if self._last % _REPORTS_EVERY == 0:
             self._read_reports()
+
+    def _append_losses(self, trace_id: str, important: bool) -> None:
+        """Tell the writer what this process has lost of a trace, ahead of the next that is put of it."""
+        lost = self._losses.take_of(trace_id)
+        if not lost:
+            return
+        kind, payload = pack(TraceAnnotated(trace_id, lost=lost))
+        try:
+            self._part.append(kind, self._last + 1, payload, important=important)
+        except (OSError, SpoolFullError):
+            self._losses.give_back({trace_id: lost})
+            raise
+        self._last += 1
 
     def _wake(self) -> None:
         if self._writer is None or self._writer.stdin is None:

@@ -1,8 +1,9 @@
 """What a framework adapter tells the recorder: one small dataclass for each thing that happens in a run.
 
 Events are plain data in OpenAI's message format and carry no framework objects. An adapter that would have to decode
-framework objects first puts a callable that returns events; the recorder calls it on its writer thread. Whoever puts
-an event leaves the objects in it unchanged from then on.
+framework objects first puts a `Deferred`, which the recorder decodes on its writer thread. Everything that is put names
+its trace: what is lost of a trace is counted in its metadata, and a trainer refuses it. Whoever puts an event leaves
+the objects in it unchanged from then on.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class TraceStarted:
 
 @dataclass(slots=True)
 class TraceAnnotated:
-    """What the run was asked to do it with. None leaves what the trace has; metadata is merged."""
+    """What is known of a run beside its course. None leaves what the trace has; metadata is merged, losses add up."""
 
     trace_id: str
     preferences: Mapping[str, Any] | None = None
@@ -76,6 +77,8 @@ class TraceAnnotated:
     catalog: Mapping[str, Any] | None = None
     """Snapshot of the catalogue as the request saw it; the store keeps each distinct one once."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    lost: Mapping[str, int] = field(default_factory=dict)
+    """Events of the run that were lost, by reason; a trace has them in its metadata as "dropped"."""
 
     def size(self) -> int:
         """Return roughly how many bytes the event holds in memory."""
@@ -164,6 +167,9 @@ class TraceEnded:
         return 500 + len(self.answer)
 
 
+Event: TypeAlias = TraceStarted | TraceAnnotated | PolicyCalled | CallEnded | TraceEnded
+
+
 class EncodedEvents(Protocol):
     """Events in a form of their own, such as a request and its response as they went over the wire.
 
@@ -181,9 +187,29 @@ class EncodedEvents(Protocol):
         """Decode it."""
 
 
-Event: TypeAlias = TraceStarted | TraceAnnotated | PolicyCalled | CallEnded | TraceEnded
-Deferred: TypeAlias = Callable[[], "Event | Iterable[Event] | None"]
-"""Called once on the writer thread, and never on the app's."""
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """Events that are made of a framework's objects later: on the writer thread, so that the app does not wait.
+
+    It is an `EncodedEvents` that has no form for a spool: it is decoded before it is written there.
+    """
+
+    trace_id: str
+    """The trace that they belong to: where `decode` fails or the queue is full, the loss is counted in it."""
+    decode: Callable[[], Event | Iterable[Event] | None]
+    """Called once."""
+    held: int = 1000
+    """Roughly how many bytes it keeps alive while it waits."""
+
+    def size(self) -> int:
+        """Return roughly how many bytes it holds in memory."""
+        return self.held
+
+    def events(self) -> Iterable[Event]:
+        """Decode it."""
+        found = self.decode()
+        return () if found is None else (found,) if isinstance(found, Event) else found
+
 
 SAMPLING = (
     "temperature",

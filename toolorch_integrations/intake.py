@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple, TypeAlias
 
-from toolorch_integrations.events import Deferred, EncodedEvents, Event, TraceEnded, TraceStarted
+from toolorch_integrations.decoding import trace_of
+from toolorch_integrations.events import EncodedEvents, Event, TraceEnded, TraceStarted
 from toolorch_integrations.losses import Losses
 
 BATCH = 256
 """Events that one transaction takes at most."""
 
-Put: TypeAlias = "Event | EncodedEvents | Deferred"
+Put: TypeAlias = Event | EncodedEvents
 
 
 class State(IntEnum):
@@ -79,23 +80,22 @@ class Intake:
         """Bytes in the files of a spool."""
         return 0
 
-    def put(self, item: Put, trace_id: str, size: int, durable: bool) -> None:
+    def put(self, item: Put, durable: bool) -> None:
         """Take an item, or count it as lost where there is no room.
 
         Args:
             item: What was put.
-            trace_id: Its trace; empty: the one that it names.
-            size: Roughly how many bytes it keeps alive.
             durable: Whether a spool has it before this returns.
         """
+        size = size_of(item)
         with self.lock:
             if self.closed:
-                self._losses.count("closed", trace_id or trace_of(item))
+                self._losses.count("closed", trace_of(item))
             elif self.has_room(item, size):
                 self.last += 1
                 self.enqueue(Queued(item, size, self.last))
             else:
-                self._losses.count("overflow", trace_id or trace_of(item))
+                self._losses.count("overflow", trace_of(item))
 
     def flush(self, *, ends: bool = False) -> Flush:
         """Queue a mark that is set when all before it is stored; the lock is held."""
@@ -151,11 +151,6 @@ class Intake:
 def size_of(item: Put) -> int:
     """Return roughly how many bytes an item keeps alive."""
     try:
-        return 1000 if callable(item) else item.size()
+        return item.size()
     except Exception:  # A faulty event is for the writer to count.
         return 1000
-
-
-def trace_of(item: Put) -> str:
-    """Return the trace of an item, where it says."""
-    return getattr(item, "trace_id", "")

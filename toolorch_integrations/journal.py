@@ -126,6 +126,7 @@ class Journal:
                     trace.runs_pending.append(event.trace_id)
             case TraceAnnotated():
                 _annotate(trace, event)
+                self.count_lost(header.id, event.lost)
             case PolicyCalled():
                 _add_policy_call(trace, event)
             case CallEnded():
@@ -145,6 +146,8 @@ class Journal:
         trace = self._open.get(self.resolve(trace_id))
         if trace is None:
             return False
+        if not lost:
+            return True
         known = Counter(trace.header.metadata.get("dropped") or {})
         trace.header.metadata["dropped"] = dict(known + Counter(lost))
         trace.changed = True

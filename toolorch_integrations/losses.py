@@ -37,6 +37,11 @@ class Losses:
             taken, self._by_trace = self._by_trace, {}
             return taken
 
+    def take_of(self, trace_id: str) -> Counter[str]:
+        """Return the counts of one trace that its metadata does not have yet, and forget them."""
+        with self._lock:
+            return self._by_trace.pop(trace_id, Counter())
+
     def give_back(self, counts: dict[str, Counter[str]]) -> None:
         """Keep counts for traces that are not open now."""
         with self._lock:

@@ -10,20 +10,17 @@ import time
 import weakref
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from toolorch_integrations.decoding import Decoder
-from toolorch_integrations.events import Deferred, EncodedEvents, Event
+from toolorch_integrations.events import EncodedEvents, Event
 from toolorch_integrations.feed import Feed
-from toolorch_integrations.intake import Intake, size_of
+from toolorch_integrations.intake import Intake
 from toolorch_integrations.losses import Losses
 from toolorch_integrations.redaction import Redact
+from toolorch_integrations.spool import Spool
+from toolorch_integrations.spool.feed import SpooledFeed, spooled
 from toolorch_integrations.store import TraceStore
 from toolorch_integrations.writer import Writer
-
-if TYPE_CHECKING:
-    from toolorch_integrations.spool import Spool
-    from toolorch_integrations.spool.feed import SpooledFeed
 
 MAX_EVENTS = 10_000
 MAX_BYTES = 256 * 2**20
@@ -102,8 +99,6 @@ class Recorder:
             self._intake = Intake(losses, self._max_events, self._max_bytes)
             self._feed = Feed(self._intake, self._writer, decoder)
         else:
-            from toolorch_integrations.spool.feed import spooled  # Needs orjson, which not every app has.
-
             self._writer = Writer(self.store, losses, self._app, min(self._retry_seconds, SPOOL_PATIENCE))
             self._intake, self._feed = spooled(
                 self._spool, self._writer, decoder, losses, self._app, self._max_events, self._max_bytes
@@ -113,9 +108,10 @@ class Recorder:
     def dropped(self) -> Counter[str]:
         """How many events were lost, by reason.
 
-        "overflow": the queue was full. "store": it could not be written. "decode": a callable or an event was faulty.
-        "redaction": messages whose hook failed. "closed": put after `close`. "spool": its files have all the bytes that
-        they may have, or the disk is full, while the store is down.
+        "overflow": the queue was full. "store": it could not be written. "decode": an event was faulty, or could not be
+        decoded. "redaction": messages whose hook failed. "closed": put after `close`. "spool": its files have all the
+        bytes that they may have, or the disk is full, while the store is down. A trace has the counts of what it lost
+        in `metadata["dropped"]`.
         """
         return self._losses.dropped
 
@@ -124,27 +120,17 @@ class Recorder:
         """Bytes in this process's files of the spool: about what the store does not have yet; 0 without a spool."""
         return self._intake.spooled_bytes
 
-    def put(
-        self,
-        event: Event | EncodedEvents | Deferred,
-        *,
-        trace_id: str = "",
-        size: int | None = None,
-        durable: bool = False,
-    ) -> None:
-        """Hand over an event, or a callable that returns events; never blocks and never raises.
+    def put(self, event: Event | EncodedEvents, *, durable: bool = False) -> None:
+        """Hand over an event, or what it is decoded from; never blocks and never raises.
 
-        With a spool, an event is in a file when this returns. What a callable returns is so a little later, unless
+        With a spool, an event is in a file when this returns. What a `Deferred` gives is so a little later, unless
         it is to be durable; the same holds for everything where a redaction hook must see it first.
 
         Args:
             event: What happened.
-            trace_id: The trace of a callable's events, for the count of lost ones in its metadata.
-            size: Roughly how many bytes a callable keeps alive, for the bound of the queue.
-            durable: Call a callable, and the redaction hook, at once on this thread: only with a spool.
+            durable: Decode a `Deferred`, and call the redaction hook, at once on this thread: only with a spool.
         """
-        size = size_of(event) if size is None else size
-        self._intake.put(event, trace_id, size, durable)
+        self._intake.put(event, durable)
         if self._thread is None and not self._intake.closed:
             with self._intake.lock:
                 if self._thread is None and not self._intake.closed:

@@ -74,7 +74,8 @@ class Writer:
                 self._add(events)
         except Exception:
             logger.exception("the recorder dropped %d events", len(events))
-            self._losses.count("store", number=len(events))
+            for event in events:
+                self._losses.count("store", event.trace_id)
             self._journal = Journal(self.store, self._app)  # What it holds may not be whole; the store's state is.
 
     def deliver(self, events: list[Event], step: SpoolPosition) -> bool:

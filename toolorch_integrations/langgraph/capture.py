@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 from uuid import UUID
 
@@ -23,7 +24,7 @@ from langgraph.types import Command
 
 from toolorch_integrations.capture import CaptureSession, active_session
 from toolorch_integrations.entry import Price
-from toolorch_integrations.events import CallEnded, TraceAnnotated, TraceEnded, TraceStarted, TraceStatus
+from toolorch_integrations.events import CallEnded, Deferred, TraceEnded, TraceStarted, TraceStatus
 from toolorch_integrations.langgraph.specialists import SPECIALIST_METADATA
 from toolorch_integrations.langgraph.trace_events import (
     OpenTrace,
@@ -37,6 +38,7 @@ from toolorch_integrations.langgraph.trace_events import (
 )
 from toolorch_integrations.ledger import Call, CallStatus
 from toolorch_integrations.recorder import Recorder
+from toolorch_integrations.reporting import annotation
 from toolorch_integrations.run import Run
 
 
@@ -125,7 +127,8 @@ class CaptureHandler(BaseCallbackHandler):
         if pending is None:
             return
         seconds = time.perf_counter() - pending.clock
-        self.recorder.put(lambda: policy_called(pending, response, seconds), size=size_of(response))
+        decode = partial(policy_called, pending, response, seconds)
+        self.recorder.put(Deferred(pending.trace.id, decode, size_of(response)))
         self._end_lone_model(pending.trace, run_id, response)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -135,7 +138,7 @@ class CaptureHandler(BaseCallbackHandler):
             return
         seconds = time.perf_counter() - pending.clock
         text = f"{type(error).__name__}: {error}"
-        self.recorder.put(lambda: policy_failed(pending, text, seconds))
+        self.recorder.put(Deferred(pending.trace.id, partial(policy_failed, pending, text, seconds)))
         if pending.trace.root == run_id:
             self._traces.pop(run_id, None)
             self._end(pending.trace, TraceStatus.ERROR, error=text)
@@ -182,8 +185,9 @@ class CaptureHandler(BaseCallbackHandler):
         thread_id = str(metadata.get("thread_id") or "")
         started = time.time()
         resume = isinstance(inputs, Command) and inputs.resume is not None
-        self.recorder.put(
-            lambda: TraceStarted(
+
+        def begun() -> TraceStarted:
+            return TraceStarted(
                 trace.id,
                 framework="langgraph",
                 app=name,
@@ -192,7 +196,8 @@ class CaptureHandler(BaseCallbackHandler):
                 started=started,
                 resume=resume,
             )
-        )
+
+        self.recorder.put(Deferred(trace.id, begun))
         return trace
 
     def _adopt(self, run_id: UUID, trace: OpenTrace) -> None:
@@ -216,7 +221,7 @@ class CaptureHandler(BaseCallbackHandler):
         if pending is None or pending.options["call_id"] in pending.trace.claimed:
             return
         seconds = time.perf_counter() - pending.clock
-        self.recorder.put(lambda: tool_called(pending, output, status, seconds))
+        self.recorder.put(Deferred(pending.trace.id, partial(tool_called, pending, output, status, seconds)))
 
     # --- what an orchestrator adds ---
 
@@ -237,16 +242,7 @@ class RunReporter:
             if trace.annotated:
                 continue
             trace.annotated, trace.price = True, price
-            options = run.options.model_dump(mode="json")
-            handler.recorder.put(
-                lambda trace=trace, options=options: TraceAnnotated(  # type: ignore[misc]
-                    trace.id,
-                    preferences=options["preferences"],
-                    budget=options["budget"],
-                    catalog={"entries": run.view.snapshot()},
-                    metadata={"run_id": run.id},
-                )
-            )
+            handler.recorder.put(annotation(trace.id, run))
 
     def claim(self, call_id: str) -> None:
         """Say that the orchestrator itself reports this call."""

@@ -14,6 +14,7 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from llama_index.core.agent.workflow import AgentSetup, ToolCall, ToolCallResult
@@ -35,7 +36,7 @@ from llama_index_instrumentation.span import active_span_id
 from workflows.errors import WorkflowCancelledByUser
 
 from toolorch_integrations.capture import CaptureSession, active_session
-from toolorch_integrations.events import CallEnded, TraceAnnotated, TraceEnded, TraceStarted, TraceStatus
+from toolorch_integrations.events import CallEnded, Deferred, TraceEnded, TraceStarted, TraceStatus
 from toolorch_integrations.ledger import Call
 from toolorch_integrations.llamaindex.decoding import (
     LlmCall,
@@ -55,6 +56,7 @@ from toolorch_integrations.llamaindex.instrumentation import (
 from toolorch_integrations.llamaindex.specialists import SPECIALIST_TAGS
 from toolorch_integrations.overrides import overrides_for
 from toolorch_integrations.recorder import Recorder
+from toolorch_integrations.reporting import annotation
 from toolorch_integrations.run import Run
 from toolorch_integrations.trace_ids import new_trace_id
 from toolorch_integrations.versions import conversation_name
@@ -247,13 +249,13 @@ class CaptureHandler:
     def _ended(self, trace: _Trace, call: LlmCall, response: Any) -> None:
         """Hand over the reply with its ids; decoding happens on the recorder's thread."""
         seconds = time.perf_counter() - call.clock
-        self.recorder.put(lambda: policy_called(call, response, seconds), trace_id=trace.id, size=size_of(response))
+        self.recorder.put(Deferred(trace.id, partial(policy_called, call, response, seconds), size_of(response)))
         self._closed(trace, lambda: text_in(response))
 
     def _failed(self, trace: _Trace, call: LlmCall, error: BaseException | None) -> None:
         seconds = time.perf_counter() - call.clock
         text = f"{type(error).__name__}: {error}"
-        self.recorder.put(lambda: policy_failed(call, text, seconds), trace_id=trace.id)
+        self.recorder.put(Deferred(trace.id, partial(policy_failed, call, text, seconds)))
         if trace.ending is not None and trace.ending.status is TraceStatus.ANSWERED:
             trace.ending = TraceEnded(trace.id, TraceStatus.ERROR, error=text)
         self._closed(trace, str)
@@ -276,7 +278,8 @@ class CaptureHandler:
 
     def _tool_ended(self, span: _Span, call_id: str, name: str, arguments: Any, output: Any) -> None:
         trace_id, started, seconds = span.trace.id, span.started, time.time() - span.started
-        self.recorder.put(lambda: tool_called(trace_id, call_id, name, arguments, output, started, seconds))
+        decode = partial(tool_called, trace_id, call_id, name, arguments, output, started, seconds)
+        self.recorder.put(Deferred(trace_id, decode))
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,19 +290,9 @@ class RunReporter:
 
     def run_began(self, run: Run, *, resumed: bool) -> None:
         """Report preferences, budget and catalogue."""
-        options = run.options.model_dump(mode="json")
         for handler, trace in self.targets:
             handler.begin(trace, run.id, resumed)
-            handler.recorder.put(
-                lambda trace=trace: TraceAnnotated(  # type: ignore[misc]
-                    trace.id,
-                    preferences=options["preferences"],
-                    budget=options["budget"],
-                    catalog={"entries": run.view.snapshot()},
-                    metadata={"run_id": run.id},
-                ),
-                trace_id=trace.id,
-            )
+            handler.recorder.put(annotation(trace.id, run))
 
     def claim(self, call_id: str) -> None:
         """Say that the orchestrator itself reports this call."""

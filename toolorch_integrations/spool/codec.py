@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import orjson
 
 from toolorch_integrations.errors import StoreError
 from toolorch_integrations.events import (
@@ -23,11 +24,6 @@ from toolorch_integrations.events import (
     TraceStatus,
 )
 from toolorch_integrations.ledger import Call, CallStatus
-
-try:
-    import orjson
-except ImportError as _error:
-    raise StoreError("a spool needs orjson: pip install 'orjson>=3.10'") from _error
 
 T = TypeVar("T")
 

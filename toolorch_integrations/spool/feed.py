@@ -2,8 +2,8 @@
 
 Most of the time events go the short way, from the queue into the store, and the files are written and removed beside
 it. When the queue is full or the store is down, the files are the queue: the writer reads them from where the store
-is. Callables wait in the queue in both cases, and what they return is written to a second lane; the two are read as
-one, in the order in which they were put.
+is. What is deferred waits in the queue in both cases, and what it gives is written to a second lane; the two are read
+as one, in the order in which they were put.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Spool:
     fsync: bool = False
     """Whether `put` waits for the disk, so that events survive the machine too; takes milliseconds an event."""
     eager: bool = False
-    """Whether callables are called by the thread that puts them, and so are on disk too when `put` returns."""
+    """Whether what is deferred is decoded by the thread that puts it, and so is on disk too when `put` returns."""
 
     def check(self) -> None:
         """Make the folder.

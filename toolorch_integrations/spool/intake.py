@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from toolorch_integrations.decoding import Decoder
-from toolorch_integrations.events import Event, TraceEnded, TraceStarted
-from toolorch_integrations.intake import Intake, Put, Queued, State, trace_of
+from toolorch_integrations.decoding import Decoder, trace_of
+from toolorch_integrations.events import Deferred, Event, TraceEnded, TraceStarted
+from toolorch_integrations.intake import Intake, Put, Queued, State, size_of
 from toolorch_integrations.losses import Losses
 from toolorch_integrations.spool.codec import pack
 from toolorch_integrations.spool.folder import OwnPart, Spool, SpoolFullError
@@ -43,23 +43,24 @@ class SpooledIntake(Intake):
         part = self.part
         return 0 if part is None else part.size
 
-    def put(self, item: Put, trace_id: str, size: int, durable: bool) -> None:
+    def put(self, item: Put, durable: bool) -> None:
         """Write an item to the spool and queue it; see `Intake.put`."""
+        size = size_of(item)
         # What is private is redacted before it is written: on the writer thread, as the hook may be slow.
-        later = callable(item) or self._decoder.redacts
+        later = isinstance(item, Deferred) or self._decoder.redacts
         if later and not durable and not self._eager:
             with self.lock:
                 if self.has_room(item, size):
                     self._in_turn(partial(self._queue_raw, item, size))
                     return
             # A full queue: the thread that puts does the work, so that nothing is lost.
-        events: list[Event] | list[Put] = self._decoder(item) if later else [item]
+        events: Sequence[Put] = self._decoder(item) if later else [item]
         for event in events:
             try:
-                kind, payload = pack(event)  # type: ignore[arg-type]
+                kind, payload = pack(event)
             except Exception:
                 logger.exception("an event cannot be written")
-                self._losses.count("decode", trace_id or trace_of(event))
+                self._losses.count("decode", trace_of(event))
                 continue
             with self.lock:
                 self._in_turn(partial(self._write, event, size, kind, payload))

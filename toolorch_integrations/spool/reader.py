@@ -23,7 +23,7 @@ class SpoolReader:
             lane.rewind()
 
     def take(self, count: int, after: int = 0, until: int | None = None) -> list[Record]:
-        """Return the next records; those with one number, which came of one callable, stay together.
+        """Return the next records; those with one number, which were decoded from one item, stay together.
 
         Args:
             count: About how many.

@@ -9,9 +9,11 @@ from dataclasses import replace
 from typing import Any, cast
 
 from toolorch_integrations.capture import CaptureSession
-from toolorch_integrations.events import Deferred, Event, PolicyCalled, TraceAnnotated, TraceStarted
+from toolorch_integrations.decoding import Decoder
+from toolorch_integrations.events import EncodedEvents, Event, PolicyCalled, TraceAnnotated, TraceStarted
 from toolorch_integrations.graph import TraceGraph
 from toolorch_integrations.journal import Journal
+from toolorch_integrations.losses import Losses
 from toolorch_integrations.recorder import Recorder
 from toolorch_integrations.store import TraceStore
 from toolorch_integrations.trace import Trace, TraceHeader
@@ -33,7 +35,7 @@ class RunRecorder:
     def __init__(self, trace_id: str, before: Iterable[Event] = ()) -> None:
         self.trace_id = trace_id
         self.dropped: Counter[str] = Counter()
-        self._items: list[Event | Deferred] = list(before)
+        self._items: list[Event | EncodedEvents] = list(before)
         self._closed = False
 
     @property
@@ -41,8 +43,8 @@ class RunRecorder:
         """The run's id."""
         return [self.trace_id]
 
-    def put(self, event: Event | Deferred, *, trace_id: str = "", size: int | None = None) -> None:
-        """Keep an event, or a callable that returns events; from any thread."""
+    def put(self, event: Event | EncodedEvents, *, durable: bool = False) -> None:
+        """Keep an event, or what it is decoded from; from any thread."""
         if not self._closed:
             self._items.append(event)
 
@@ -61,16 +63,10 @@ class RunRecorder:
 
     def events(self) -> list[Event]:
         """Return what happened, in order; what cannot be decoded is counted in `dropped`."""
-        found: list[Event] = []
-        for item in self._items:
-            try:
-                made = item() if callable(item) else item
-                events = [] if made is None else [made] if not isinstance(made, Iterable) else list(made)
-            except Exception:
-                logger.exception("an event of rollout %s could not be decoded", self.trace_id)
-                self.dropped["decode"] += 1
-                continue
-            found += [replace(event, trace_id=self.trace_id) for event in events]
+        losses = Losses()
+        decode = Decoder(losses)
+        found = [replace(event, trace_id=self.trace_id) for item in self._items for event in decode(item)]
+        self.dropped += losses.dropped
         self._items = list(found)
         return found
 

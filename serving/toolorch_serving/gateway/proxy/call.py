@@ -194,7 +194,7 @@ class PolicyCall:
             settings.logprobs_mode,
         )
         call = WireCall(facts, self._sent, body)
-        services.recorder.put(call, trace_id=conversation.trace_id, size=call.size())
+        services.recorder.put(call)
         failed = bool(failure) or status >= 400
         waits = peek.asks_for_tools(body)
         services.conversations.end(self._asked, body, stream=exchange.stream, failed=failed, waits=waits)
