@@ -127,7 +127,7 @@ class Gateway:
                 await answer.refuse(error)
         except TimeoutError:
             logger.warning("a client reads nothing of its answer: its connection is closed (%s)", error)
-            answer.status = _CLIENT_GONE
+            answer.status = ClientGoneError.status
 
     async def _checked(self, scope: Scope, receive: Receive, answer: Answer) -> None:
         try:

@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from sse_starlette import ServerSentEvent
 
 from toolorch_serving.gateway.accounting import counted, permit_of, runner_of, within_allowance
+from toolorch_serving.gateway.answer import ClientGoneError
 from toolorch_serving.gateway.completion_bodies import (
     Chunks,
     CompletionRequest,
@@ -25,9 +26,6 @@ from toolorch_serving.gateway.readable import line
 from toolorch_serving.gateway.runner import RunRequest, RunStream
 from toolorch_serving.gateway.sse import RunResponse, event, finish, to_json
 from toolorch_serving.gateway.state import GatewayState
-
-GONE = 499
-"""nginx's status for a client that has closed the connection; nobody reads it but the metrics."""
 
 
 def completion_routes(state: GatewayState) -> APIRouter:
@@ -79,7 +77,7 @@ def completion_routes(state: GatewayState) -> APIRouter:
 
 def _answer(ended: dict[str, Any] | None, model: str) -> Response:
     if ended is None:
-        return Response(status_code=GONE)
+        return Response(status_code=ClientGoneError.status)
     if "error" in ended:
         error = dict(ended["error"])
         status = error.pop("status")

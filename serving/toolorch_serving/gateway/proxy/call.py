@@ -117,7 +117,7 @@ class PolicyCall:
                     await asyncio.sleep(seconds)
                 await exchange.finish()
         except ClientGoneError:
-            self._capture(499, _GONE)
+            self._capture(ClientGoneError.status, _GONE)
         except GatewayError as error:
             self._capture(error.status, str(error))
             await exchange.fail(error)
