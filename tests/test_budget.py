@@ -28,6 +28,21 @@ def test_a_limit_is_not_negative_and_has_a_known_name(limits: dict[str, float]):
         Budget.model_validate(limits)
 
 
+def test_of_two_budgets_the_stricter_holds_for_those_who_may_only_narrow():
+    own = Budget(turns=5, dollars=1.0)
+    assert Budget(turns=9).within(own) == own
+    assert Budget(turns=2, dollars=None).within(own) == Budget(turns=2, dollars=1.0)
+    assert Budget(turns=99, seconds=4).within(Budget()) == Budget(turns=99, seconds=4)
+    assert Budget(turns=9).within(Budget(turns=None)) == Budget(turns=9)
+    assert Budget(seconds=4).within(own).within(Budget(seconds=3)) == Budget(turns=5, dollars=1.0, seconds=3)
+
+
+def test_a_limit_that_is_not_named_is_inherited_and_one_that_is_may_be_wider():
+    own = Budget(turns=5, dollars=1.0, seconds=60)
+    assert Budget().over(own) == own
+    assert Budget(dollars=None, turns=9).over(own) == Budget(turns=9, dollars=None, seconds=60)
+
+
 def test_without_a_limit_a_run_ends_all_the_same():
     account = Account(Budget())
     for turn in range(DEFAULT_TURNS):

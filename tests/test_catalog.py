@@ -211,6 +211,22 @@ def test_prices_and_latencies_of_one_request_are_shown():
     assert CODER.price == Price(input=1, output=2)
 
 
+def test_a_request_adds_to_what_is_hidden_and_renamed():
+    own = CatalogFilter(deny=frozenset({"a"}), allow=frozenset({"a", "b"}), aliases={"a": "x", "b": "y"}, shortlist=2)
+    assert CatalogFilter().over(own) == own
+    given = CatalogFilter(deny=frozenset({"c"}), aliases={"b": "z"}, allow=None)
+    merged = given.over(own)
+    assert merged == CatalogFilter(deny=frozenset({"a", "c"}), aliases={"a": "x", "b": "z"}, shortlist=2)
+
+
+def test_a_filter_within_another_shows_no_more():
+    own = CatalogFilter(deny=frozenset({"a"}), allow=frozenset({"a", "b"}), shortlist=2)
+    wide = CatalogFilter(deny=frozenset(), allow=frozenset({"b", "c"}), shortlist=9)
+    assert wide.within(own) == CatalogFilter(deny=frozenset({"a"}), allow=frozenset({"b"}), shortlist=2)
+    assert CatalogFilter(allow=None, shortlist=None).within(own) == own
+    assert CatalogFilter(shortlist=1).within(CatalogFilter()) == CatalogFilter(shortlist=1)
+
+
 @pytest.mark.parametrize("field", ["allow", "deny", "aliases", "prices", "latencies"])
 def test_a_filter_that_names_nobody_says_which_field(field: str):
     value: object = {

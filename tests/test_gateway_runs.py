@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +17,10 @@ from tests.gateway_runs import DELETE_TWO, FACES, Held, Shop, ask, ended, events
 from toolorch_integrations import Budget, CatalogFilter, Preferences
 from toolorch_integrations.capture import CaptureSession, capture
 from toolorch_integrations.events import TraceStatus
+from toolorch_integrations.run import RunOptions
 from toolorch_integrations.store import TraceStore
 from toolorch_integrations.testing import Reply, ScriptedPolicy
 from toolorch_serving.gateway.errors import ConflictError, GatewayError, NotFoundError
-from toolorch_serving.gateway.run_request import stricter
 from toolorch_serving.gateway.threads import Threads
 
 EXPERT = Reply(calls=[("expert", {"task": "Think."})])
@@ -327,8 +328,13 @@ async def test_a_slow_reader_makes_its_run_wait_and_no_other(face: str) -> None:
         assert (await ended(slow))["answer"] == "Done."
 
 
-def test_of_two_budgets_the_stricter_holds() -> None:
-    own = Budget(turns=5, dollars=1.0)
-    assert stricter(own, Budget(turns=9)) == Budget(turns=5, dollars=1.0)
-    assert stricter(own, Budget(turns=2, dollars=None)) == Budget(turns=2, dollars=1.0)
-    assert stricter(Budget(), Budget(turns=99, seconds=4)) == Budget(turns=99, seconds=4)
+def test_a_client_may_narrow_what_the_orchestrator_allows_and_not_widen_it(face: str) -> None:
+    narrow = RunOptions(budget=Budget(turns=5, dollars=1.0), catalog=CatalogFilter(deny=frozenset({"expert"})))
+    with shop_of(face, ["Done."]) as one:
+        one.runner.options = narrow
+        request = replace(
+            ask(), budget=Budget(turns=9, seconds=4), changes=CatalogFilter(deny=frozenset(), aliases={"look": "find"})
+        )
+        context = one.runner.context(request)
+    assert context["budget"] == Budget(turns=5, dollars=1.0, seconds=4)
+    assert context["catalog"] == CatalogFilter(deny=frozenset({"expert"}), aliases={"look": "find"})

@@ -639,6 +639,21 @@ async def test_options_of_a_context_reach_members_of_a_workflow() -> None:
     assert "2 turns" in policy.requests[0]["messages"][0]["content"]
 
 
+async def test_options_of_a_context_and_of_a_run_add_up() -> None:
+    own = Budget(dollars=5, turns=12, seconds=60)
+    with ScriptedPolicy(["Yes."]) as policy:
+        agent = OrchestratorAgent(tools=[search], llm=llm(policy), budget=own)
+        ctx = Context(agent)
+        await set_options(ctx, budget=Budget(dollars=1), catalog=CatalogFilter(aliases={"search": "find"}))
+        context = {"budget": {"turns": 7}, "catalog": {"prices": {"search": {"call": 1}}}}
+        await agent.run(user_msg="One?", ctx=ctx, context=context)
+        await agent.run(user_msg="Two?", ctx=ctx)
+    first, second = policy.requests
+    assert "Budget: 7 turns, $1, 60 seconds." in first["messages"][0]["content"]
+    assert "Budget: 12 turns, $1, 60 seconds." in second["messages"][0]["content"]
+    assert [request["tools"][0]["function"]["name"] for request in policy.requests] == ["find", "find"]
+
+
 async def test_initial_state_of_a_workflow_goes_through_its_own_prompt() -> None:
     with ScriptedPolicy(["Yes."]) as policy:
         workflow = team(

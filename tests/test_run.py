@@ -318,7 +318,7 @@ def test_a_context_overrides_what_it_names_and_nothing_else():
     assert own.with_context(None) is own
     assert own.with_context({"user": "Ada"}) is own
     changed = own.with_context({"budget": {"dollars": 0.1}, "user": "Ada"})
-    assert changed.budget == Budget(dollars=0.1)
+    assert changed.budget == Budget(turns=3, dollars=0.1)
     assert changed.preferences == Preferences(cost=0.5)
 
     class Context:
@@ -327,6 +327,18 @@ def test_a_context_overrides_what_it_names_and_nothing_else():
     assert own.with_context(Context()).preferences == Preferences(latency=1.0)
     with pytest.raises(ValidationError, match=r"budget\.dollars"):
         own.with_context({"budget": {"dollars": "many"}})
+
+
+@pytest.mark.parametrize("as_class", [False, True])
+def test_asking_for_less_money_takes_no_other_limit_away(as_class: bool):
+    own = RunOptions(budget=Budget(dollars=0.05, turns=12, seconds=60), catalog=CatalogFilter(deny=frozenset({"b"})))
+    given: dict[str, Any] = {"budget": {"dollars": 0.01}, "catalog": {"aliases": {"coder": "model-1"}}}
+    if as_class:
+        given = {"budget": Budget(**given["budget"]), "catalog": CatalogFilter(**given["catalog"])}
+    options = own.with_context(given)
+    assert options.budget == Budget(dollars=0.01, turns=12, seconds=60)
+    assert options.catalog == CatalogFilter(deny=frozenset({"b"}), aliases={"coder": "model-1"})
+    assert options.with_context({"budget": {"turns": None}}).budget == Budget(dollars=0.01, turns=None, seconds=60)
 
 
 def test_options_survive_json():

@@ -35,6 +35,30 @@ class Budget(BaseModel):
     dollars: float | None = Field(None, ge=0)
     seconds: float | None = Field(None, ge=0)
 
+    def over(self, base: Budget) -> Budget:
+        """Return a budget with the limits that were set here, and those of `base` for the rest.
+
+        A limit counts as set when it was named, also as None; so one that is named may be wider than the base's.
+
+        Example:
+            >>> Budget(dollars=0.01).over(Budget(dollars=0.05, seconds=60))
+            Budget(turns=30, dollars=0.01, seconds=60.0)
+        """
+        return base.model_copy(update={name: getattr(self, name) for name in self.model_fields_set})
+
+    def within(self, bounds: Budget) -> Budget:
+        """Return `over(bounds)`, with each limit that `bounds` sets in so many words at most as wide as it.
+
+        For callers who may ask for less only.
+
+        Example:
+            >>> Budget(dollars=1.0, turns=2).within(Budget(dollars=0.05, turns=9))
+            Budget(turns=2, dollars=0.05, seconds=None)
+        """
+        asked = self.over(bounds)
+        both = self.model_fields_set & bounds.model_fields_set
+        return asked.model_copy(update={name: _stricter(getattr(self, name), getattr(bounds, name)) for name in both})
+
     def sentence(self) -> str:
         """Return the limits in words, or an empty string when there is none but the default."""
         parts = []
@@ -146,6 +170,10 @@ class Account:
         if budget.seconds is not None and time.time() - self.started - self.paused >= budget.seconds:
             return Limit.SECONDS
         return None
+
+
+def _stricter(first: float | None, second: float | None) -> float | None:
+    return min((limit for limit in (first, second) if limit is not None), default=None)
 
 
 def _identity(call: Call) -> tuple[str, str, int]:

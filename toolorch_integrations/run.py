@@ -34,7 +34,7 @@ MAX_FAILED_TURNS = 3
 
 
 class RunOptions(BaseModel):
-    """What a caller may set for one request; what is left out comes from the orchestrator.
+    """What a run goes by: the orchestrator's options, and on top of them what a caller sets for one request.
 
     Attributes:
         preferences: What the caller cares about.
@@ -51,6 +51,9 @@ class RunOptions(BaseModel):
     def with_context(self, context: Any) -> RunOptions:
         """Return these options with those of a request's context on top.
 
+        Of the budget and the catalogue view, what the context leaves out stays as it is here: see `Budget.over` and
+        `CatalogFilter.over`. Preferences are taken as a whole, since weights mean something beside each other only.
+
         Args:
             context: None, or a mapping or object that may hold `preferences`, `budget` and `catalog`, each as its own
                 class or as a dictionary. Other keys are the app's and are left alone.
@@ -58,12 +61,31 @@ class RunOptions(BaseModel):
         Raises:
             pydantic.ValidationError: A value is not valid; the message names the field.
         """
-        given: dict[str, Any] = {}
-        for name in type(self).model_fields:
-            value = context.get(name) if isinstance(context, Mapping) else getattr(context, name, None)
-            if value is not None:
-                given[name] = value
-        return type(self).model_validate({**dict(self), **given}) if given else self
+        given = given_options(context)
+        if not given.model_fields_set:
+            return self
+        return RunOptions(
+            preferences=given.preferences if "preferences" in given.model_fields_set else self.preferences,
+            budget=given.budget.over(self.budget),
+            catalog=given.catalog.over(self.catalog),
+        )
+
+
+def given_options(context: Any) -> RunOptions:
+    """Return what a request's context sets, and nothing else among the set fields.
+
+    Args:
+        context: As for `RunOptions.with_context`.
+
+    Raises:
+        pydantic.ValidationError: A value is not valid; the message names the field.
+    """
+    given: dict[str, Any] = {}
+    for name in RunOptions.model_fields:
+        value = context.get(name) if isinstance(context, Mapping) else getattr(context, name, None)
+        if value is not None:
+            given[name] = value
+    return RunOptions.model_validate(given)
 
 
 class Next(StrEnum):

@@ -36,6 +36,35 @@ class CatalogFilter(BaseModel):
     latencies: Mapping[str, float] = Field(default_factory=dict)
     shortlist: int | None = Field(None, ge=1)
 
+    def over(self, base: CatalogFilter) -> CatalogFilter:
+        """Return a filter with what was set here, and what `base` says for the rest, down to single entries.
+
+        What either denies is denied. `allow` and `shortlist` of `base` give way to those that were named here.
+
+        Example:
+            >>> merged = CatalogFilter(aliases={"coder": "a"}).over(CatalogFilter(deny={"expert"}))
+            >>> merged.deny, merged.aliases
+            (frozenset({'expert'}), {'coder': 'a'})
+        """
+        update: dict[str, Any] = {name: getattr(self, name) for name in self.model_fields_set}
+        for name in self.model_fields_set & {"aliases", "prices", "latencies"}:
+            update[name] = {**getattr(base, name), **getattr(self, name)}
+        return base.model_copy(update={**update, "deny": base.deny | self.deny})
+
+    def within(self, bounds: CatalogFilter) -> CatalogFilter:
+        """Return `over(bounds)`, showing no entry that `bounds` hides and no longer shortlist.
+
+        For callers who may ask for less only.
+        """
+        allowed = [allow for allow in (self.allow, bounds.allow) if allow is not None]
+        shortlists = [count for count in (self.shortlist, bounds.shortlist) if count is not None]
+        return self.over(bounds).model_copy(
+            update={
+                "allow": frozenset.intersection(*allowed) if allowed else None,
+                "shortlist": min(shortlists, default=None),
+            }
+        )
+
 
 class CatalogView:
     """One request's view of a catalogue: what is shown, under which name, at which price."""

@@ -20,7 +20,7 @@ from toolorch_integrations.budget import Budget
 from toolorch_integrations.ledger import Ledger
 from toolorch_integrations.llamaindex.messages import text_of
 from toolorch_integrations.preferences import Preferences
-from toolorch_integrations.run import RunOptions
+from toolorch_integrations.run import RunOptions, given_options
 from toolorch_integrations.view import CatalogFilter
 
 STATE_KEY = "toolorch"
@@ -84,12 +84,11 @@ async def set_options(
 ) -> None:
     """Set what the orchestrators of a context go by in all further runs with it, in an `AgentWorkflow` too.
 
-    What is None is left to each agent. `agent.run(..., context={"preferences": ...})` sets it for one run of an agent
-    that runs alone.
+    What is None, and what a budget or a filter leaves out, is left to each agent. For one run of an agent that runs
+    alone there is `agent.run(..., context={"preferences": ...})`.
     """
-    options = {"preferences": preferences, "budget": budget, "catalog": catalog}
-    given = {key: value.model_dump(mode="json") for key, value in options.items() if value is not None}
-    await ctx.store.set(OPTIONS_KEY, given)
+    given = given_options({"preferences": preferences, "budget": budget, "catalog": catalog})
+    await ctx.store.set(OPTIONS_KEY, given.model_dump(mode="json", exclude_unset=True))
 
 
 async def set_request_options(ctx: Context, context: Any) -> None:
@@ -98,9 +97,7 @@ async def set_request_options(ctx: Context, context: Any) -> None:
     Raises:
         pydantic.ValidationError: A value is not valid; the message names the field.
     """
-    options = RunOptions().with_context(context).model_dump(mode="json") if context else {}
-    given = {key: value for key, value in options.items() if _given(context, key)}
-    await ctx.store.set(REQUEST_KEY, given)
+    await ctx.store.set(REQUEST_KEY, given_options(context).model_dump(mode="json", exclude_unset=True))
 
 
 async def options_of(ctx: AgentContext, own: RunOptions) -> RunOptions:
@@ -149,8 +146,3 @@ async def ledger_of(ctx: Context, agent: str | None = None, *, all_runs: bool = 
         if agent is None or name == agent:
             calls += Ledger.from_dicts(state["ledger"], None if all_runs else state["run"]["id"]).calls
     return Ledger(calls)
-
-
-def _given(context: Any, key: str) -> bool:
-    value = context.get(key) if isinstance(context, Mapping) else getattr(context, key, None)
-    return value is not None

@@ -27,7 +27,7 @@ class RunRequest:
         owner: Name of the caller: nobody else goes on with the conversation.
         preferences: None takes the orchestrator's.
         budget: Its limits hold beside those that the orchestrator sets; of two the stricter.
-        changes: What is hidden, renamed, re-priced or shortlisted.
+        changes: What is hidden, renamed, re-priced or shortlisted, besides what the orchestrator hides.
         sampling: `temperature`, `max_tokens` and others, by the names of OpenAI's chat completions.
         decisions: By call id, for a run that has stopped for a person; it goes on with the options that it has.
     """
@@ -74,7 +74,7 @@ def check(request: RunRequest, catalog: Catalog, context: Mapping[str, Any], nam
             raise GatewayError(f"{field} holds what cannot be stored: {error}.", param=field) from error
     if request.changes is not None:
         try:
-            catalog.view(request.changes)
+            catalog.view(context["catalog"])
         except CatalogError as error:
             raise GatewayError(f"changes: {error}", param="changes") from error
     known = {entry.name for entry in catalog}
@@ -84,17 +84,3 @@ def check(request: RunRequest, catalog: Catalog, context: Mapping[str, Any], nam
             f"preferences.tools names {unknown[0]!r}, which {name} does not have: {sorted(known)}.",
             param="preferences.tools",
         )
-
-
-def stricter(own: Budget, given: Budget) -> Budget:
-    """Return a request's budget within the limits that the orchestrator has set in so many words."""
-    limits: dict[str, Any] = {}
-    for name in Budget.model_fields:
-        mine, asked = getattr(own, name), getattr(given, name)
-        if name not in given.model_fields_set:
-            limits[name] = mine
-        elif name in own.model_fields_set and mine is not None:
-            limits[name] = mine if asked is None else min(mine, asked)
-        else:
-            limits[name] = asked
-    return Budget(**limits)

@@ -10,7 +10,7 @@ from toolorch_integrations.catalog import Catalog
 from toolorch_integrations.entry import AnyEntry
 from toolorch_integrations.progress import ProgressType
 from toolorch_integrations.run import RunOptions
-from toolorch_serving.gateway.run_request import RunRequest, check, stricter
+from toolorch_serving.gateway.run_request import RunRequest, check
 from toolorch_serving.gateway.run_stream import Outcome, RunStream
 from toolorch_serving.gateway.threads import Threads
 
@@ -74,9 +74,13 @@ class FaceRunner(ABC):
         return RunStream(self.drive, self._threads, thread, request)
 
     def context(self, request: RunRequest) -> dict[str, Any]:
-        """Return the context of a run, as both frameworks take it."""
-        budget = None if request.budget is None else stricter(self.options.budget, request.budget)
-        given = {"preferences": request.preferences, "budget": budget, "catalog": request.changes}
+        """Return the context of a run, as both frameworks take it: a client may narrow limits and catalogue only."""
+        own = self.options
+        given = {
+            "preferences": request.preferences,
+            "budget": None if request.budget is None else request.budget.within(own.budget),
+            "catalog": None if request.changes is None else request.changes.within(own.catalog),
+        }
         return {key: value for key, value in given.items() if value is not None}
 
     @abstractmethod
