@@ -6,6 +6,7 @@ standard library would lose a place to it, and would keep the process from endin
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import os
 import threading
@@ -35,6 +36,22 @@ def submit(function: Callable[[], Outcome]) -> Future[Outcome]:
         worker.start()
     worker.jobs.put((future, lambda: context.run(function)))
     return future
+
+
+async def in_worker(function: Callable[[], Outcome]) -> Outcome:
+    """Await a function that is no coroutine, in such a thread.
+
+    Raises:
+        RuntimeError: It raised `StopIteration`, which an awaited call cannot raise.
+    """
+
+    def work() -> Outcome:
+        try:
+            return function()
+        except StopIteration as error:  # an asyncio future refuses it, and would never be done
+            raise RuntimeError(f"the call raised {error!r}") from error
+
+    return await asyncio.wrap_future(submit(work))
 
 
 class _Worker(threading.Thread):

@@ -14,6 +14,7 @@ from langgraph.prebuilt.tool_node import ToolCallRequest
 from toolorch_integrations.catalog import Catalog
 from toolorch_integrations.entry import AnyEntry, Specialist, Tool
 from toolorch_integrations.errors import CatalogError
+from toolorch_integrations.langchain_tools import off_the_loop
 from toolorch_integrations.langgraph.messages import conversation_of
 from toolorch_integrations.langgraph.specialists import SpecialistTool
 from toolorch_integrations.prompt import Message
@@ -154,7 +155,7 @@ class ChatRendering(Rendering):
         tool = tools[entry.name]
         if isinstance(tool, SpecialistTool):
             tool = tool.limited_to(run.view.aliases)
-        return request.override(tool_call=call, tool=tool)
+        return request.override(tool_call=call, tool=off_the_loop(tool))
 
     def upper_bound(self, run: Run, request: ToolCallRequest, entry: AnyEntry) -> float:
         """Return a specialist's bound for the whole conversation, or a tool's price."""

@@ -14,6 +14,7 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.prebuilt import InjectedState
 from pydantic import BaseModel
 
+from toolorch_integrations.langchain_tools import off_the_loop
 from toolorch_integrations.langgraph.messages import conversation_of, run_messages
 from toolorch_integrations.select_functions import SelectFunctions, SelectTools, Standing, text_argument
 from toolorch_integrations.select_run import AskChosen, SelectResult
@@ -66,7 +67,7 @@ class SelectTool(BaseTool):
             assert self.tool is not None
             call = self._call(self.tool, wanted.text, tool_call_id)
             try:
-                return _result_of(await awithin(wanted.timeout, self.tool.ainvoke(call)))
+                return _result_of(await awithin(wanted.timeout, off_the_loop(self.tool).ainvoke(call)))
             except GraphBubbleUp:
                 raise
             except Exception as error:

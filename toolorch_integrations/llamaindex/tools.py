@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import contextvars
 import textwrap
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
 from functools import partial
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from llama_index.core.base.llms.types import TextBlock
 from llama_index.core.tools import AsyncBaseTool, BaseTool, FunctionTool, ToolMetadata, ToolOutput, adapt_to_async_tool
 from llama_index.core.tools.function_tool import sync_to_async
+from llama_index.core.tools.types import BaseToolAsyncAdapter
 from llama_index.core.workflow import Context
 from pydantic import BaseModel, ValidationError
 
@@ -22,12 +18,10 @@ from toolorch_integrations.catalog import Catalog
 from toolorch_integrations.entry import AnyEntry, Tool
 from toolorch_integrations.errors import CatalogError
 from toolorch_integrations.llamaindex.specialists import SpecialistTool
+from toolorch_integrations.workers import in_worker
 
 HANDOFF = "handoff"
 """Name of the tool with which LlamaIndex passes a conversation to another agent."""
-
-
-Result = TypeVar("Result")
 
 
 class BadArgumentsError(ValueError):
@@ -80,11 +74,15 @@ def from_langchain(tool: LangChainTool) -> FunctionTool:
     if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
         raise CatalogError(f"args_schema of the LangChain tool {tool.name!r} is no pydantic model: give it one.")
 
+    from toolorch_integrations.langchain_tools import off_the_loop  # LangChain is there: the tool is one of its own
+
+    awaited: Any = off_the_loop(cast("Any", tool))
+
     def call(**arguments: Any) -> Any:
         return tool.invoke(arguments)
 
     async def acall(**arguments: Any) -> Any:
-        return await tool.ainvoke(arguments)
+        return await awaited.ainvoke(arguments)
 
     metadata = ToolMetadata(description=tool.description, name=tool.name, fn_schema=schema)
     return FunctionTool(fn=call, async_fn=acall, metadata=metadata)
@@ -106,7 +104,7 @@ def to_langchain(tool: BaseTool) -> Any:
         return str(called.call(**arguments))
 
     async def acall(**arguments: Any) -> str:
-        return str(await called.acall(**arguments))
+        return str(await call_tool(called, arguments, None))
 
     return StructuredTool(
         name=tool.metadata.get_name(),
@@ -152,29 +150,15 @@ def valid_arguments(tool: BaseTool, arguments: Mapping[str, Any]) -> dict[str, A
 
 
 async def call_tool(tool: AsyncBaseTool, arguments: dict[str, Any], context: Context | None) -> ToolOutput:
-    """Call a tool; a function that is not asynchronous gets a thread of its own, which may hang without harm."""
+    """Call a tool; what is not asynchronous runs in a thread of `workers`, which may hang without harm."""
     if isinstance(tool, FunctionTool):
-        if tool.requires_context and tool.ctx_param_name is not None:
+        if context is not None and tool.requires_context and tool.ctx_param_name is not None:
             arguments = {**arguments, tool.ctx_param_name: context}
         if tool.async_fn.__qualname__.startswith(sync_to_async.__qualname__):
-            return await in_thread(partial(tool.call, **arguments))
+            return await in_worker(partial(tool.call, **arguments))
+    if isinstance(tool, BaseToolAsyncAdapter):
+        return await in_worker(partial(tool.call, **arguments))
     return await tool.acall(**arguments)
-
-
-async def in_thread(function: Callable[[], Result]) -> Result:
-    """Call a function in a thread that neither a pool nor the end of the process waits for."""
-    future: Future[Result] = Future()
-    context = contextvars.copy_context()
-
-    def work() -> None:
-        try:
-            future.set_result(context.run(function))
-        except BaseException as error:
-            with contextlib.suppress(InvalidStateError):  # given up in the meantime
-                future.set_exception(error)
-
-    threading.Thread(target=work, name="toolorch-tool", daemon=True).start()
-    return await asyncio.wrap_future(future)
 
 
 class EntryTool(AsyncBaseTool):
