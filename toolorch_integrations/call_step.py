@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -16,7 +16,7 @@ from toolorch_integrations.entry import AnyEntry
 from toolorch_integrations.errors import GivenUpError
 from toolorch_integrations.ledger import Call, CallKind, CallStatus
 from toolorch_integrations.policy_step import Reporter
-from toolorch_integrations.run import Rejection, Run
+from toolorch_integrations.run import Admission, Rejection, Run
 from toolorch_integrations.schema import argument_problem
 from toolorch_integrations.steps import Steps
 
@@ -102,11 +102,9 @@ class CallStep(ABC, Generic[Raw, Outcome]):
         self.write(progress.call_started(entry.name, entry.kind, self.call_id, self.arguments))
         if self.reporter is not None:
             self.reporter.claim(self.call_id)
-        request = self.request(entry, admission.timeout)
-        tries = 1 if entry.kind == "specialist" else entry.retries + 1
-        for attempt in range(1, tries + 1):
+        for attempt, timeout in self._attempts(admission):
             try:
-                raw: Raw = yield Execute(request, admission.timeout)
+                raw: Raw = yield Execute(self.request(entry, timeout), timeout)
             except self.pauses:
                 self.run.account.wait(self.call_id)
                 raise
@@ -114,12 +112,12 @@ class CallStep(ABC, Generic[Raw, Outcome]):
                 self.run.account.settle(self.call_id)
                 raise
             except GivenUpError:
-                text, status = observation.timed_out(self.name, admission.timeout), CallStatus.TIMEOUT
+                text, status = observation.timed_out(self.name, timeout), CallStatus.TIMEOUT
             except Exception as error:
                 text, status = observation.failed(self.name, error), CallStatus.ERROR
             else:
                 return self._called(entry, raw, attempt)
-        call = self._call(entry, status, tries, error=text)
+        call = self._call(entry, status, attempt, error=text)
         return self._finish(Result(text, status), self.run.record_calls(self.call_id, [call]))
 
     # --- what a face says ---
@@ -151,6 +149,16 @@ class CallStep(ABC, Generic[Raw, Outcome]):
         """
 
     # --- what happens ---
+
+    def _attempts(self, admission: Admission) -> Iterator[tuple[int, float]]:
+        """Give number and seconds of each attempt: as many as the entry allows, within the time that the run has."""
+        entry = admission.entry
+        yield 1, admission.timeout
+        for number in range(2, 2 if entry.kind == "specialist" else entry.retries + 2):
+            left = self.run.account.seconds_left()
+            if left == 0:
+                return
+            yield number, admission.timeout if left is None else min(admission.timeout, left)
 
     def _called(self, entry: AnyEntry, raw: Raw, attempts: int) -> Outcome:
         result = self.read(entry, raw)
