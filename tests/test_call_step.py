@@ -67,3 +67,17 @@ def test_all_attempts_together_keep_the_deadline(clock: list[float], seconds: fl
     assert seen == given
     assert text == f"Error: look did not answer within {given[-1]:g} s. Try another tool."
     assert [(call.status, call.attempts) for call in run.account.ledger] == [(CallStatus.TIMEOUT, len(given))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "own_words", "reason"),
+    [
+        ({"n": 0}, "n: Input should be greater than 0", "n: 0 is less than or equal to the minimum of 0"),
+        ({"n": 3}, "n: Value error, must be even", "n: Value error, must be even"),
+        ({"n": 3}, "", "the arguments do not fit"),
+    ],
+)
+def test_the_policy_is_told_why_arguments_do_not_fit(arguments: dict[str, Any], own_words: str, reason: str):
+    run = Run(Catalog([Tool(name="look", parameters=PARAMETERS)]), RunOptions())
+    text = drive(step(run, **arguments).steps(), lambda wanted: Result(own_words, CallStatus.MALFORMED))
+    assert text == f"Error: the call of look is not valid: {reason}. Correct the arguments."

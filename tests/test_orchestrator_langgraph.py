@@ -17,7 +17,7 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import StructuredTool, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from tests.doubles import chat_policy, specialist, texts, unused_port
 from toolorch_integrations import (
@@ -579,6 +579,43 @@ def test_a_tools_own_timeout_is_its_own(go: Go):
     def fail() -> str:
         """Fail."""
         raise TimeoutError("the database said nothing")
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"n": 0}, "n: 0 is less than or equal to the minimum of 0"),
+        ({"n": 3}, "n: Value error, it is odd"),
+        ({"n": 4, "m": 2}, "Value error, m is before n"),
+    ],
+)
+def test_limits_and_validators_of_a_tool_are_told(go: Go, arguments: dict[str, int], reason: str):
+    class Even(BaseModel):
+        n: int = Field(gt=0)
+        m: int = 10
+
+        @field_validator("n")
+        @classmethod
+        def _check(cls, n: int) -> int:
+            if n % 2:
+                raise ValueError("it is odd")
+            return n
+
+        @model_validator(mode="after")
+        def _order(self) -> Even:
+            if self.m < self.n:
+                raise ValueError("m is before n")
+            return self
+
+    @tool(args_schema=Even)
+    def halve(n: int, m: int = 10) -> int:
+        """Halve a number."""
+        return n // 2
+
+    with ScriptedPolicy([Reply(calls=[("halve", arguments)]), "Sorry."]) as server:
+        result = go(create_orchestrator(chat_policy(server), [halve]), ASK)
+    assert result["messages"][2].text == f"Error: the call of halve is not valid: {reason}. Correct the arguments."
+    assert statuses(result)[1] == "tool halve malformed"
+
 
     with ScriptedPolicy([calls("fail"), "Sorry."]) as server:
         result = go(create_orchestrator(chat_policy(server), [fail]), ASK)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from langchain_core.tools import tool
 from llama_index.core.tools import FunctionTool
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
-from toolorch_integrations.schema import argument_problem, canonical_parameters
+from toolorch_integrations.schema import argument_problem, canonical_parameters, validation_problem
 
 
 class Colour(enum.Enum):
@@ -110,6 +110,57 @@ def test_a_parameter_named_like_a_keyword_stays():
 def test_a_problem_names_the_place(arguments: Any, problem: str | None):
     found = argument_problem(Order.model_json_schema(), arguments)
     assert found is None if problem is None else problem in (found or "")
+
+
+class Limits(BaseModel):
+    above: int | None = Field(None, gt=0)
+    code: str = Field("abc", min_length=2, max_length=3)
+    even: int = Field(2, multiple_of=2)
+    tags: set[str] = set()
+    inner: Inner | None = None
+
+
+class Inner(BaseModel, extra="forbid"):
+    a: int = 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"above": 0}, "above: 0 is less than or equal to the minimum of 0"),
+        ({"above": "x"}, "above: 'x' is not of type 'integer'"),
+        ({"above": None}, None),
+        ({"code": "a"}, "code: 'a' is too short"),
+        ({"code": "abcd"}, "code: 'abcd' is too long"),
+        ({"even": 3}, "even: 3 is not a multiple of 2"),
+        ({"tags": ["a", "a"]}, "tags: ['a', 'a'] has non-unique elements"),
+        ({"inner": {"b": 1}}, "inner: Additional properties are not allowed ('b' was unexpected)"),
+        ({"inner": None}, None),
+    ],
+)
+def test_limits_that_the_prompt_leaves_out_count_all_the_same(arguments: dict[str, Any], problem: str | None):
+    assert argument_problem(Limits.model_json_schema(), arguments) == problem
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/Gone"},
+        {"$ref": "http://127.0.0.1:9/schema.json"},
+        {"type": "string", "pattern": r"\p{L}"},
+        {"type": "colour"},
+    ],
+)
+def test_a_schema_that_cannot_be_read_says_nothing(schema: dict[str, Any]):
+    assert argument_problem({"type": "object", "properties": {"a": schema}}, {"a": "b"}) is None
+
+
+def test_the_words_of_pydantic_in_the_same_form():
+    with pytest.raises(ValidationError) as raised:
+        Order.model_validate({"items": [{"name": 1}]})
+    assert validation_problem(raised.value.errors()) == (
+        "items.0.name: Input should be a valid string\nkind: Field required"
+    )
 
 
 LEAF = st.sampled_from(

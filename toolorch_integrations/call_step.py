@@ -136,7 +136,10 @@ class CallStep(ABC, Generic[Raw, Outcome]):
 
     @abstractmethod
     def read(self, entry: AnyEntry, raw: Raw) -> Result:
-        """Return what came of the call; `malformed` where the framework says that the arguments do not fit."""
+        """Return what came of the call.
+
+        It is `malformed`, with the framework's own words, where the framework says that the arguments do not fit.
+        """
 
     @abstractmethod
     def finish(self, result: Result, raw: Raw | None, calls: Sequence[Call]) -> Outcome:
@@ -164,7 +167,7 @@ class CallStep(ABC, Generic[Raw, Outcome]):
         result = self.read(entry, raw)
         if result.status is CallStatus.MALFORMED:
             problem = argument_problem(getattr(entry, "parameters", {}), self.arguments)
-            text = observation.malformed(self.name, problem or "the arguments do not fit")
+            text = observation.malformed(self.name, problem or result.text or "the arguments do not fit")
             call = self._call(entry, CallStatus.MALFORMED, attempts)
             return self._finish(Result(text, call.status), self.run.record_calls(self.call_id, [call]))
         calls = result.calls or [self._call(entry, result.status, attempts)]

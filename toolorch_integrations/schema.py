@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
+from jsonschema.exceptions import UnknownType, ValidationError, best_match
+from pydantic_core import ErrorDetails
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 _KEPT = (
     "type",
@@ -82,9 +86,31 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def argument_problem(parameters: Mapping[str, Any], arguments: Any) -> str | None:
-    """Say what keeps arguments from fitting a tool's JSON Schema; None when they fit."""
-    error = best_match(Draft202012Validator(canonical_parameters(parameters)).iter_errors(arguments))
+    """Say what keeps arguments from fitting a tool's JSON Schema; None when they fit, or nobody can tell.
+
+    The whole schema counts, with the limits that its canonical form leaves out.
+    """
+    validator = Draft202012Validator({"type": "object", **parameters}, registry=Registry())  # which fetches nothing
+    try:
+        error = best_match(validator.iter_errors(arguments))
+    except (Unresolvable, UnknownType, re.error):  # a schema that Python cannot read
+        return None
     if error is None:
         return None
+    error = _beside_null(error)
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path).lstrip(".")
     return f"{where}: {error.message}" if where else error.message
+
+
+def validation_problem(errors: Iterable[ErrorDetails]) -> str:
+    """Return pydantic's errors in the form of `argument_problem`, a line for each."""
+    lines = [(".".join(map(str, error["loc"])), error["msg"]) for error in errors]
+    return "\n".join(f"{where}: {message}" if where else message for where, message in lines)
+
+
+def _beside_null(error: ValidationError) -> ValidationError:
+    """Return what is wrong with an optional value: that it is not null either goes without saying."""
+    real = [inner for inner in error.context or () if inner.validator_value != "null"]
+    if error.validator != "anyOf" or len({inner.schema_path[0] for inner in real}) != 1:
+        return error
+    return best_match(real) or error

@@ -11,6 +11,7 @@ from langchain_core.tools import BaseTool
 from langgraph.errors import GraphBubbleUp
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command, interrupt
+from pydantic import BaseModel, ValidationError
 
 from toolorch_integrations import observation
 from toolorch_integrations.call_step import CallStep, Execute, Result, specialist_calls
@@ -20,11 +21,15 @@ from toolorch_integrations.langgraph.rendering import Rendering
 from toolorch_integrations.ledger import Call, CallStatus
 from toolorch_integrations.policy_step import Reporter
 from toolorch_integrations.run import Run
+from toolorch_integrations.schema import validation_problem
 
 __all__ = ["Execute", "ToolStep"]
 
 _BAD_ARGUMENTS = "Error invoking tool"
 """How LangGraph's ToolNode begins the message that it writes for arguments that do not fit."""
+_REASON = " with error:\n "
+_ADVICE = "\n Please fix the error and try again."
+"""What stands before and after the reason in it."""
 
 
 class ToolStep(CallStep[Any, "Command[Any] | list[Any]"]):
@@ -84,10 +89,10 @@ class ToolStep(CallStep[Any, "Command[Any] | list[Any]"]):
         message = _tool_message(self._own(raw), self.call_id)
         if message is None:
             return Result(None)
-        status = CallStatus.OK
-        if message.status == "error":
-            malformed = isinstance(message.content, str) and message.content.startswith(_BAD_ARGUMENTS)
-            status = CallStatus.MALFORMED if malformed else CallStatus.ERROR
+        if message.status == "error" and message.text.startswith(_BAD_ARGUMENTS):
+            words = _own_words(message.text) or _validators_words(self.tools.get(entry.name), self.arguments)
+            return Result(words, CallStatus.MALFORMED)
+        status = CallStatus.ERROR if message.status == "error" else CallStatus.OK
         return Result(message.text, status, specialist_calls(message.artifact))
 
     def finish(self, result: Result, raw: Any, calls: Sequence[Call]) -> Command[Any] | list[Any]:
@@ -152,6 +157,23 @@ def _cut(content: str | list[Any]) -> str | list[Any]:
         else block
         for block in content
     ]
+
+
+def _own_words(text: str) -> str:
+    """Return the reason in ToolNode's message; before it stand the arguments, in which a line break is escaped."""
+    return text.partition(_REASON)[2].removesuffix(_ADVICE).strip()
+
+
+def _validators_words(tool: BaseTool | None, arguments: Any) -> str:
+    """Return what validators of a whole model say: ToolNode leaves out whatever names no argument."""
+    schema = tool.args_schema if tool is not None else None
+    if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
+        return ""
+    try:
+        schema.model_validate(arguments)
+    except ValidationError as error:
+        return validation_problem(found for found in error.errors() if not found["loc"])
+    return ""
 
 
 def _tool_message(result: ToolMessage | Command[Any], call_id: str) -> ToolMessage | None:

@@ -18,6 +18,7 @@ from toolorch_integrations.catalog import Catalog
 from toolorch_integrations.entry import AnyEntry, Tool
 from toolorch_integrations.errors import CatalogError
 from toolorch_integrations.llamaindex.specialists import SpecialistTool
+from toolorch_integrations.schema import validation_problem
 from toolorch_integrations.workers import in_worker
 
 HANDOFF = "handoff"
@@ -145,7 +146,7 @@ def valid_arguments(tool: BaseTool, arguments: Mapping[str, Any]) -> dict[str, A
     try:
         valid = schema.model_validate(arguments)
     except ValidationError as error:
-        raise BadArgumentsError(str(error)) from error
+        raise BadArgumentsError(validation_problem(error.errors())) from error
     return {key: getattr(valid, key) for key in type(valid).model_fields if key in arguments}
 
 
