@@ -201,6 +201,32 @@ def test_errors_say_cause_and_fix(page: Page, gateway: PageGateway, question: st
     expect(page.get_by_text("running", exact=True)).to_have_count(0)
 
 
+def test_a_key_that_is_entered_later_shows_what_it_may_use(page: Page, gateway: PageGateway) -> None:
+    gateway.keys = {"secret": {"chat"}}
+    view(page, gateway)
+    choices = page.get_by_role("complementary")
+    expect(choices).to_contain_text("no API key that this gateway knows")
+    choices.get_by_role("link", name="Open settings").click()
+    page.get_by_label("Key", exact=True).fill("secret")
+    page.get_by_role("button", name="Use this key").click()
+    page.get_by_role("link", name="Ask").click()
+    expect(choices.get_by_label("Orchestrator")).to_have_value("orchestrator")
+    expect(choices.get_by_label("analyst")).to_be_visible()
+    expect(choices.locator(".problem")).to_have_count(0)
+
+
+def test_trying_again_reads_who_can_be_asked_and_what_it_may_use(page: Page, gateway: PageGateway) -> None:
+    gateway.keys = {"secret": {"chat"}}
+    view(page, gateway)
+    choices = page.get_by_role("complementary")
+    retry = choices.get_by_role("button", name="Try again")
+    expect(retry).to_be_visible()
+    gateway.keys = {}
+    retry.click()
+    expect(choices.get_by_label("Orchestrator")).to_have_value("orchestrator")
+    expect(choices.get_by_label("analyst")).to_be_visible()
+
+
 def test_a_refused_question_is_asked_again(page: Page, gateway: PageGateway) -> None:
     view(page, gateway)
     ask(page, "limit me")

@@ -5,7 +5,7 @@ import { fill, freshId, h } from "./dom.js";
 import { dollars } from "./format.js";
 import { sliders } from "./preferences.js";
 import { problem } from "./problem.js";
-import { options as kept } from "./session.js";
+import { apiKey, options as kept } from "./session.js";
 
 const LIMITS = [
   { key: "dollars", label: "Dollars", step: "any", mode: "decimal" },
@@ -18,17 +18,17 @@ const USES = { allowed: "May use", preferred: "Prefer", forbidden: "Never" };
 export function optionsPanel() {
   const state = { preferences: null, budget: {}, uses: {}, orchestrator: "", ...kept.get() };
   const save = () => kept.set(state);
-  const catalogue = h("div", {});
   const limits = limitFields(state, save);
-  const draw = () => drawCatalogue(catalogue, state, save);
+  const callables = callablesChoice(state, save);
   const element = h(
     "aside",
     { class: "options", "aria-label": "Choices for the next question" },
     section("Preferences", sliders(state, save)),
     section("Budget", limits.element),
-    section("Tools and specialists", [orchestratorChoice(state, save, draw), catalogue]),
+    section("Tools and specialists", callables.element),
   );
-  draw();
+  callables.load();
+  apiKey.onChange(callables.load);
   return { element, body: () => requestFields(state), valid: limits.valid };
 }
 
@@ -81,34 +81,56 @@ function openAround(input) {
   input.closest("details").open = true;
 }
 
+// Who is asked, and what that one may call. `load` reads both anew; what was asked for last is what shows.
+function callablesChoice(state, save) {
+  const choice = h("div", { class: "orchestrator" });
+  const catalogue = h("div", {});
+  let asked = 0;
+  const latest = async (read) => {
+    asked += 1;
+    const number = asked;
+    fill(catalogue, h("p", { class: "fine" }, "Loading the catalogue …"));
+    try {
+      await read(() => number === asked);
+    } catch (error) {
+      if (number === asked) fill(catalogue, problem(error, load));
+    }
+  };
+  const entries = async (isLatest) => {
+    const { data } = await get("v1/catalog", { orchestrator: state.orchestrator });
+    if (isLatest()) drawEntries(catalogue, data, state, save);
+  };
+  const chosen = () => {
+    save();
+    latest(entries);
+  };
+  const load = () =>
+    latest(async (isLatest) => {
+      fill(choice);
+      const { data } = await get("v1/models");
+      if (!isLatest()) return;
+      drawOrchestrators(choice, data, state, chosen);
+      await entries(isLatest);
+    });
+  return { element: [choice, catalogue], load };
+}
+
 // Shown only where there is a choice.
-function orchestratorChoice(state, save, onChange) {
-  const place = h("div", { class: "orchestrator" });
-  get("v1/models").then(
-    ({ data }) => {
-      const names = data.filter((model) => model.owned_by === "toolorch").map((model) => model.id);
-      const chosen = names.length < 2 ? "" : preferred(names, state.orchestrator);
-      if (chosen !== state.orchestrator) {
-        state.orchestrator = chosen;
-        onChange();
-      }
-      if (!chosen) return;
-      const id = freshId("orchestrator");
-      const select = h(
-        "select",
-        { id },
-        names.map((name) => h("option", { value: name, selected: name === state.orchestrator }, name)),
-      );
-      select.addEventListener("change", () => {
-        state.orchestrator = select.value;
-        save();
-        onChange();
-      });
-      fill(place, h("label", { for: id }, "Orchestrator"), select);
-    },
-    () => {}, // the catalogue, which is read from the same gateway, reports what is wrong
+function drawOrchestrators(place, models, state, onChange) {
+  const names = models.filter((model) => model.owned_by === "toolorch").map((model) => model.id);
+  state.orchestrator = names.length < 2 ? "" : preferred(names, state.orchestrator);
+  if (!state.orchestrator) return;
+  const id = freshId("orchestrator");
+  const select = h(
+    "select",
+    { id },
+    names.map((name) => h("option", { value: name, selected: name === state.orchestrator }, name)),
   );
-  return place;
+  select.addEventListener("change", () => {
+    state.orchestrator = select.value;
+    onChange();
+  });
+  fill(place, h("label", { for: id }, "Orchestrator"), select);
 }
 
 // The one that was chosen before, or the one that the gateway takes when none is named.
@@ -116,27 +138,14 @@ function preferred(names, before) {
   return [before, "orchestrator"].find((name) => names.includes(name)) ?? names[0];
 }
 
-async function drawCatalogue(place, state, save) {
-  fill(place, h("p", { class: "fine" }, "Loading the catalogue …"));
-  try {
-    const { data } = await get("v1/catalog", { orchestrator: state.orchestrator });
-    const names = new Set(data.map((entry) => entry.name));
-    state.uses = Object.fromEntries(Object.entries(state.uses).filter(([name]) => names.has(name)));
-    if (data.length)
-      fill(
-        place,
-        h(
-          "ul",
-          { class: "entries" },
-          data.map((entry) => entryRow(entry, state, save)),
-        ),
-      );
-    else fill(place, h("p", { class: "fine" }, "This orchestrator has no tools and no specialists: it only answers."));
-  } catch (error) {
-    fill(
-      place,
-      problem(error, () => drawCatalogue(place, state, save)),
-    );
+function drawEntries(place, entries, state, save) {
+  const names = new Set(entries.map((entry) => entry.name));
+  state.uses = Object.fromEntries(Object.entries(state.uses).filter(([name]) => names.has(name)));
+  if (!entries.length)
+    fill(place, h("p", { class: "fine" }, "This orchestrator has no tools and no specialists: it only answers."));
+  else {
+    const rows = entries.map((entry) => entryRow(entry, state, save));
+    fill(place, h("ul", { class: "entries" }, rows));
   }
 }
 

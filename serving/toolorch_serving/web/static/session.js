@@ -4,10 +4,18 @@ const KEY = "toolorch.key";
 const OPTIONS = "toolorch.options";
 const SCHEME = "toolorch.scheme";
 
+const keyChanges = new EventTarget();
+
 /** The API key; it is kept in sessionStorage, so closing the tab forgets it. */
 export const apiKey = {
   get: () => sessionStorage.getItem(KEY) ?? "",
-  set: (key) => (key ? sessionStorage.setItem(KEY, key) : sessionStorage.removeItem(KEY)),
+  set(key) {
+    if (key) sessionStorage.setItem(KEY, key);
+    else sessionStorage.removeItem(KEY);
+    keyChanges.dispatchEvent(new Event("change"));
+  },
+  /** For what is drawn once and kept: it was drawn with what the key before could see. */
+  onChange: (listener) => keyChanges.addEventListener("change", listener),
 };
 
 /** Preferences, budget and tools that the next question is asked with. */
