@@ -300,6 +300,24 @@ def test_the_middleware_alone_takes_a_no(go: Go):
 
 
 # --- time ---
+@pytest.mark.parametrize("declared", [True, False])
+def test_the_middleware_confirms_what_its_catalogue_says(go: Go, declared: bool):
+    tools = Tools()
+    name, arguments = ("search", {"query": "a"}) if declared else ("delete_project", {"name": "old"})
+    turn = Reply(calls=[(name, arguments), *([("search", {"query": "b"})] if not declared else [])])
+    orchestrator = OrchestratorMiddleware(catalog=Catalog([Tool(name=name, destructive=declared)]))
+    with ScriptedPolicy([turn, "Done."]) as server:
+        agent = create_agent(
+            chat_policy(server),
+            tools.all,
+            middleware=[orchestrator, orchestrator.confirmation()],
+            checkpointer=InMemorySaver(),
+        )
+        waiting = go(agent, ASK, CONFIG)
+    assert [request["name"] for request in asked(waiting)] == (["search"] if declared else [])
+    assert bool(tools.done) != declared
+
+
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any, NotRequired
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest
+from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, TodoListMiddleware
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain.tools import ToolRuntime
 from langchain_core.messages import AIMessage, ToolMessage
@@ -224,6 +224,32 @@ def test_a_catalogue_must_describe_tools_that_exist():
         create_orchestrator(
             policy, specialists=[specialist("http://127.0.0.1:1/v1"), specialist("http://127.0.0.1:2/v1")]
         )
+
+
+def test_tools_of_the_apps_middleware_are_tools_like_others(go: Go):
+    todo = Reply(calls=[("write_todos", {"todos": [{"content": "Add.", "status": "pending"}]})])
+    with ScriptedPolicy([todo, "Done."]) as server:
+        agent = create_orchestrator(
+            chat_policy(server),
+            [add],
+            catalog=Catalog([Tool(name="write_todos", price=Price(call=0.5))]),
+            middleware=[TodoListMiddleware()],
+        )
+        result = go(agent, ASK)
+    assert {schema["function"]["name"] for schema in server.requests[0]["tools"]} == {"add", "write_todos"}
+    assert statuses(result)[1] == "tool write_todos ok"
+    assert ledger_of(result).dollars >= 0.5
+
+
+def test_tools_that_a_provider_runs_are_refused(go: Go):
+    search: Any = {"type": "web_search"}
+    with ScriptedPolicy(["It is 4."]) as server:
+        with pytest.raises(CatalogError, match=r"`tools` holds \{'type': 'web_search'\}"):
+            create_orchestrator(chat_policy(server), [add, search])
+        agent = create_agent(chat_policy(server), [add, search], middleware=[OrchestratorMiddleware()])
+        with pytest.raises(CatalogError, match=r"`tools` holds \{'type': 'web_search'\}"):
+            go(agent, ASK)
+    assert server.requests == []
 
 
 # --- specialists ---

@@ -31,6 +31,7 @@ class ConfirmationMiddleware(HumanInTheLoopMiddleware):
 
     Args:
         declared: What the catalogue says of entries by name; a name that is not here is judged by its words.
+            `OrchestratorMiddleware.confirmation` fills it in from its own catalogue.
     """
 
     def __init__(self, declared: dict[str, bool | None] | None = None) -> None:
@@ -91,9 +92,12 @@ class ConfirmationMiddleware(HumanInTheLoopMiddleware):
         """Do as `after_model`."""
         return self.after_model(state, runtime)
 
-    def _is_destructive(self, request: ToolCallRequest) -> bool:
-        name = self._name_of(request.state, request.tool_call["name"])
+    def concerns(self, name: str) -> bool:
+        """Whether a call of what the catalogue knows as `name` waits for a yes."""
         return is_destructive(name, self._declared.get(name))
+
+    def _is_destructive(self, request: ToolCallRequest) -> bool:
+        return self.concerns(self._name_of(request.state, request.tool_call["name"]))
 
     @staticmethod
     def _name_of(state: Mapping[str, Any], shown: str) -> str:

@@ -20,9 +20,10 @@ from toolorch_integrations.catalog import Catalog
 from toolorch_integrations.entry import AnyEntry, Price, Specialist
 from toolorch_integrations.errors import CatalogError, EmptyMessagesError
 from toolorch_integrations.langgraph.capture import reporter_of
+from toolorch_integrations.langgraph.confirmation import ConfirmationMiddleware
 from toolorch_integrations.langgraph.messages import conversation_of
 from toolorch_integrations.langgraph.model_step import AskSpecialist, ModelStep
-from toolorch_integrations.langgraph.rendering import ChatRendering, Rendering, tool_entry
+from toolorch_integrations.langgraph.rendering import ChatRendering, Rendering, as_tool, tool_entry
 from toolorch_integrations.langgraph.select_rendering import SelectRendering
 from toolorch_integrations.langgraph.specialists import SpecialistTool
 from toolorch_integrations.langgraph.state import OrchestratorState, RunState, new_run
@@ -39,7 +40,7 @@ from toolorch_integrations.view import CatalogFilter
 class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
     """Makes an agent of `create_agent` an orchestrator: specialists, preferences, budget, ledger and error handling.
 
-    Add `ConfirmationMiddleware` after it, so that a person is asked before anything of a turn with a destructive call
+    Add its `confirmation()` after it, so that a person is asked before anything of a turn with a destructive call
     runs. Without it each destructive call still asks, but calls beside it may run first.
 
     Args:
@@ -61,8 +62,9 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
         CatalogError: The catalogue and the specialists do not fit together.
 
     Example:
-        >>> agent = create_agent(policy, tools, middleware=[OrchestratorMiddleware(specialists=[coder])])
-        ... # doctest: +SKIP
+        >>> orchestrator = OrchestratorMiddleware(specialists=[coder], catalog=catalog)  # doctest: +SKIP
+        >>> middleware = [orchestrator, orchestrator.confirmation()]  # doctest: +SKIP
+        >>> agent = create_agent(policy, tools, middleware=middleware)  # doctest: +SKIP
     """
 
     state_schema = OrchestratorState
@@ -108,6 +110,11 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
     def options(self) -> RunOptions:
         """What a run goes by unless its context says otherwise."""
         return self._options
+
+    def confirmation(self) -> ConfirmationMiddleware:
+        """Return the middleware that asks a person where this one's catalogue says so; add it after this one."""
+        declared = {entry.name: entry.destructive for entry in (*self._catalog, *self.specialists)}
+        return ConfirmationMiddleware({**declared, **self.rendering.destructive})
 
     # --- hooks of the agent ---
 
@@ -211,8 +218,12 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
         )
 
     def full_catalog(self, tools: Sequence[BaseTool | dict[str, Any]]) -> Catalog:
-        """Return the catalogue with an entry for each of the agent's tools, tools before specialists."""
-        own = self.rendering.entries(tool for tool in tools if isinstance(tool, BaseTool))
+        """Return the catalogue with an entry for each of the agent's tools, tools before specialists.
+
+        Raises:
+            CatalogError: The agent has a tool of its provider's.
+        """
+        own = self.rendering.entries(as_tool(tool) for tool in tools)
         names = tuple(tool.name for tool in own)
         if names not in self._full_catalogs:
             entries: list[AnyEntry] = [

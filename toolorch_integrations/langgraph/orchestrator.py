@@ -11,19 +11,17 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.tools import BaseTool
-from langchain_core.tools import tool as make_tool
 from langgraph.graph.state import CompiledStateGraph
 
 from toolorch_integrations.budget import Budget
 from toolorch_integrations.catalog import Catalog
-from toolorch_integrations.entry import AnyEntry, Price, Specialist
+from toolorch_integrations.entry import Price, Specialist
 from toolorch_integrations.errors import CatalogError, EmptyMessagesError
-from toolorch_integrations.langgraph.confirmation import ConfirmationMiddleware
 from toolorch_integrations.langgraph.middleware import OrchestratorMiddleware
+from toolorch_integrations.langgraph.rendering import as_tool
 from toolorch_integrations.langgraph.specialists import SpecialistTool
 from toolorch_integrations.langgraph.state import OrchestratorContext
 from toolorch_integrations.preferences import Preferences
-from toolorch_integrations.safety import is_destructive
 from toolorch_integrations.select_functions import SelectTools
 from toolorch_integrations.view import CatalogFilter
 
@@ -51,7 +49,8 @@ def create_orchestrator(
 
     Args:
         policy: The chat model that decides; `ChatPolicy` keeps what exact capture needs.
-        tools: The app's own tools.
+        tools: The app's own tools; `middleware` may bring more. Tools that a model's provider runs, given as
+            dictionaries, are refused.
         specialists: Models that a step can be handed to.
         catalog: Prices, descriptions and rules for the tools by name, and further specialists.
         preferences: What callers care about; a request's context may say otherwise.
@@ -80,7 +79,8 @@ def create_orchestrator(
         ...     preferences=Preferences(cost=0.6), budget=Budget(dollars=0.05, turns=12))  # doctest: +SKIP
         >>> agent.invoke({"messages": [("user", "Prove it.")]})["messages"][-1].text  # doctest: +SKIP
     """
-    own = [tool if isinstance(tool, BaseTool) else make_tool(tool) for tool in tools or ()]
+    own = [as_tool(tool) for tool in tools or ()]
+    theirs = [as_tool(tool) for each in middleware for tool in getattr(each, "tools", ())]
     orchestrator = OrchestratorMiddleware(
         specialists,
         catalog=catalog,
@@ -95,11 +95,10 @@ def create_orchestrator(
         confirm=confirm,
     )
     before: list[AgentMiddleware[Any, Any, Any]] = [orchestrator]
-    entries: list[AnyEntry] = [*(catalog or ()), *orchestrator.specialists]
-    declared = {**{entry.name: entry.destructive for entry in entries}, **orchestrator.rendering.destructive}
-    agent_tools = [*own, *orchestrator.tools]
-    if confirm and any(is_destructive(tool.name, declared.get(tool.name)) for tool in agent_tools):
-        before.append(ConfirmationMiddleware(declared))
+    confirmation = orchestrator.confirmation()
+    agent_tools = [*own, *theirs, *orchestrator.tools]
+    if confirm and any(confirmation.concerns(tool.name) for tool in agent_tools):
+        before.append(confirmation)
     names = [tool.name for tool in orchestrator.rendering.entries(agent_tools)]
     unknown = [entry.name for entry in (catalog.tools if catalog else ()) if entry.name not in names]
     if unknown:

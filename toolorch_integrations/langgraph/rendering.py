@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from langchain.agents.middleware.types import ModelRequest
 from langchain_core.messages import AIMessage, AnyMessage, SystemMessage, ToolCall
 from langchain_core.tools import BaseTool
+from langchain_core.tools import tool as make_tool
 from langgraph.prebuilt.tool_node import ToolCallRequest
 
 from toolorch_integrations.catalog import Catalog
@@ -161,6 +162,22 @@ class ChatRendering(Rendering):
         """Return a specialist's bound for the whole conversation, or a tool's price."""
         is_specialist = isinstance(entry, Specialist)
         return run.upper_bound(entry, conversation_of(request.state["messages"]) if is_specialist else [])
+
+
+def as_tool(tool: BaseTool | Callable[..., Any] | dict[str, Any]) -> BaseTool:
+    """Return what `create_agent` takes as a tool in the form in which it can be called.
+
+    Raises:
+        CatalogError: It is a tool that a model's provider would run.
+    """
+    if isinstance(tool, BaseTool):
+        return tool
+    if isinstance(tool, dict):
+        raise CatalogError(
+            f"`tools` holds {tool!r}, which the model's provider would run: an orchestrator could neither meter nor "
+            "confirm its calls. Give a function or a LangChain tool in its place."
+        )
+    return make_tool(tool)
 
 
 def tool_entry(tool: BaseTool, catalog: Catalog) -> Tool:
