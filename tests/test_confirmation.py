@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -299,7 +300,6 @@ def test_the_middleware_alone_takes_a_no(go: Go):
     assert [call.status for call in ledger_of(result)][1] == "refused"
 
 
-# --- time ---
 @pytest.mark.parametrize("declared", [True, False])
 def test_the_middleware_confirms_what_its_catalogue_says(go: Go, declared: bool):
     tools = Tools()
@@ -318,6 +318,7 @@ def test_the_middleware_confirms_what_its_catalogue_says(go: Go, declared: bool)
     assert bool(tools.done) != declared
 
 
+# --- time ---
 
 
 @pytest.fixture
@@ -347,6 +348,49 @@ def test_the_time_a_person_takes_does_not_count(clock: list[float], alone: bool)
             result = agent.invoke(resume(APPROVE), CONFIG)
     assert tools.done == ["delete old"] * 2
     assert result["messages"][-1].text == "Done."
+
+
+@pytest.mark.parametrize("way", ["other middleware", "interrupt_before", "interrupt_after"])
+def test_no_way_of_waiting_counts(clock: list[float], go: Go, way: str):
+    tools = Tools()
+    options: dict[str, Any] = {way: ["tools" if way == "interrupt_before" else "model"]}
+    goes_on: Any = None
+    if way == "other middleware":
+        options = {"middleware": [HumanInTheLoopMiddleware({"search": True})]}
+        goes_on = resume(APPROVE)
+    look = Reply(calls=[("search", {"query": "a"})])
+    with ScriptedPolicy([look, look, "Done."]) as server:
+        agent = agent_of(server, tools, confirm=False, budget=Budget(seconds=60), **options)
+        result = go(agent, ASK, CONFIG)
+        for _ in range(2):
+            clock[0] += 3600
+            result = go(agent, goes_on, CONFIG)
+    assert tools.done == ["search a"] * 2
+    assert result["messages"][-1].text == "Done."
+
+
+def test_work_beside_a_call_that_waits_does_count(clock: list[float], go: Go):
+    asking = threading.Event()
+
+    def ask_colour() -> str:
+        """Ask for a colour."""
+        asking.set()
+        return str(interrupt("Which colour?"))
+
+    def dawdle() -> str:
+        """Take an hour."""
+        asking.wait(60)
+        clock[0] += 3600
+        return "slept"
+
+    with ScriptedPolicy([Reply(calls=[("dawdle", {}), ("ask_colour", {})]), "Done."]) as server:
+        agent = create_orchestrator(
+            chat_policy(server), [ask_colour, dawdle], budget=Budget(seconds=600), checkpointer=InMemorySaver()
+        )
+        go(agent, ASK, CONFIG)
+        clock[0] += 7200
+        result = go(agent, Command(resume="blue"), CONFIG)
+    assert "budget of seconds ended" in result["messages"][-1].text
 
 
 def test_time_that_the_run_itself_takes_does_count(clock: list[float]):

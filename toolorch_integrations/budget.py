@@ -146,9 +146,12 @@ class Account:
         with self._lock:
             since = self._waiting.pop(key, None)
             if since is not None:
-                now = time.time()
-                self.paused += max(0.0, now - max(since, self._resumed))
-                self._resumed = now
+                self._pause_since(since)
+
+    def stood_still(self, since: float) -> None:
+        """Take note that the run goes on now and that nothing of it was under way since then (epoch seconds)."""
+        with self._lock:
+            self._pause_since(since)
 
     def last_turn(self) -> bool:
         """Whether the next policy call is the last that the budget allows."""
@@ -159,6 +162,11 @@ class Account:
         if self.budget.seconds is None:
             return None
         return max(0.0, self.budget.seconds - (time.time() - self.started - self.paused))
+
+    def _pause_since(self, since: float) -> None:
+        now = time.time()
+        self.paused += max(0.0, now - max(since, self._resumed))
+        self._resumed = now
 
     def _exhausted(self, kind: CallKind) -> Limit | None:
         budget = self.budget

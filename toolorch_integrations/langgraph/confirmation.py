@@ -79,8 +79,6 @@ class ConfirmationMiddleware(HumanInTheLoopMiddleware):
             "ledger": [call.to_dict() for call in calls],
             "run": {
                 **stored,
-                "paused": stored["paused"] + max(0.0, now - stored["updated"]),
-                "updated": now,
                 "confirmed": [
                     *stored["confirmed"],
                     *(call["id"] for call in reply.tool_calls if call["id"] not in answered),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from toolorch_integrations.langgraph.capture import reporter_of
 from toolorch_integrations.langgraph.confirmation import ConfirmationMiddleware
 from toolorch_integrations.langgraph.messages import conversation_of
 from toolorch_integrations.langgraph.model_step import AskSpecialist, ModelStep
+from toolorch_integrations.langgraph.pauses import noted, pauses_of
 from toolorch_integrations.langgraph.rendering import ChatRendering, Rendering, as_tool, tool_entry
 from toolorch_integrations.langgraph.select_rendering import SelectRendering
 from toolorch_integrations.langgraph.specialists import SpecialistTool
@@ -33,7 +33,7 @@ from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.prompt import request_of
 from toolorch_integrations.run import Run, RunOptions, Runs
 from toolorch_integrations.select_functions import SelectTools, check_rendering
-from toolorch_integrations.steps import adrive, awithin, drive, within
+from toolorch_integrations.steps import Steps, adrive, awithin, drive, within
 from toolorch_integrations.view import CatalogFilter
 
 
@@ -145,7 +145,7 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
                 return within(wanted.timeout, partial(wanted.caller.call, wanted.conversation))
             return within(wanted.timeout, partial(handler, wanted.request))
 
-        return drive(self._model_step(request).steps(), perform)
+        return drive(self._model_steps(request), perform)
 
     # The two asynchronous hooks return awaitables and are no coroutine functions themselves: around one of those
     # LangChain's tracing goes to another thread and back twice a call, whether or not anything is traced.
@@ -160,7 +160,7 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
                 return await awithin(wanted.timeout, wanted.caller.acall(wanted.conversation))
             return await awithin(wanted.timeout, handler(wanted.request))
 
-        return adrive(self._model_step(request).steps(), perform)
+        return adrive(self._model_steps(request), perform)
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
@@ -170,7 +170,7 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
         def perform(wanted: Execute) -> ToolMessage | Command[Any]:
             return within(wanted.timeout, partial(handler, wanted.request))
 
-        return drive(self._tool_step(request).steps(), perform)
+        return drive(self._tool_steps(request), perform)
 
     def awrap_tool_call(  # type: ignore[override]
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]]
@@ -180,7 +180,7 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
         async def perform(wanted: Execute) -> ToolMessage | Command[Any]:
             return await awithin(wanted.timeout, handler(wanted.request))
 
-        return adrive(self._tool_step(request).steps(), perform)
+        return adrive(self._tool_steps(request), perform)
 
     # --- the run behind a step ---
 
@@ -194,6 +194,7 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
         stored: RunState = state["run"]
         run = self._runs.get(stored["id"], lambda: self._build(stored, state, tools))
         run.account.paused = max(run.account.paused, stored["paused"])
+        pauses_of(run).step_begins(run.account, stored["updated"])
         calls = [call for call in state.get("ledger") or () if call["run_id"] == run.id]
         if len(calls) > len(run.account.ledger):  # another process went on with the run in the meantime
             run.account.catch_up(Call.from_dict(call) for call in calls)
@@ -205,13 +206,11 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
     def _build(self, stored: RunState, state: Mapping[str, Any], tools: Sequence[BaseTool | dict[str, Any]]) -> Run:
         options = RunOptions.model_validate(stored["options"])
         ledger = Ledger.from_dicts(state.get("ledger") or (), stored["id"])
-        # A run that began in another process has waited since: for a person, or to be resumed at all.
-        paused = stored["paused"] + max(0.0, time.time() - stored["updated"])
         return self.rendering.run(
             self.full_catalog(tools),
             options,
             request=request_of(conversation_of(state["messages"])),
-            account=Account(options.budget, ledger, stored["started"], paused),
+            account=Account(options.budget, ledger, stored["started"], stored["paused"]),
             run_id=stored["id"],
             tool_timeout=self._tool_timeout,
             fallback=self._fallback,
@@ -233,11 +232,11 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
             self._full_catalogs[names] = Catalog(entries)
         return self._full_catalogs[names]
 
-    def _model_step(self, request: ModelRequest[Any]) -> ModelStep:
+    def _model_steps(self, request: ModelRequest[Any]) -> Steps[ExtendedModelResponse[Any]]:
         self.rendering.check(request)
         run = self.run_of(request.state, request.tools)
         fallback = run.fallback
-        return ModelStep(
+        step = ModelStep(
             run,
             request,
             self.rendering,
@@ -245,11 +244,13 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
             self._price,
             reporter_of(),
         )
+        return noted(run, step.steps())
 
-    def _tool_step(self, request: ToolCallRequest) -> ToolStep:
+    def _tool_steps(self, request: ToolCallRequest) -> Steps[Any]:
         run = self.run_of(request.state, request.runtime.tools)
         tools = {tool.name: tool for tool in request.runtime.tools}
-        return ToolStep(run, request, tools, self.rendering, reporter_of(), confirm=self._confirm)
+        step = ToolStep(run, request, tools, self.rendering, reporter_of(), confirm=self._confirm)
+        return noted(run, step.steps())
 
 
 def _rendering(
