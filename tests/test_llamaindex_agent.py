@@ -371,7 +371,7 @@ async def test_a_run_that_is_cancelled_in_mid_call_releases_its_reservations() -
         started = asyncio.Event()
         agent, handler = await hanging(policy, started)
         await started.wait()
-        (run,) = agent.runs._runs._runs.values()
+        (run,) = agent.runs._runs._kept.values()
         assert run.account._reserved == {policy_call_id(policy): 0.5}
         await handler.cancel_run()
         with pytest.raises(WorkflowCancelledByUser):
@@ -387,7 +387,7 @@ async def test_a_run_that_times_out_in_mid_call_releases_its_reservations() -> N
         with pytest.raises(WorkflowTimeoutError):
             await handler
         assert started.is_set()
-        (run,) = agent.runs._runs._runs.values()
+        (run,) = agent.runs._runs._kept.values()
         assert run.account._reserved == {}
 
 
@@ -443,6 +443,64 @@ async def test_the_budget_of_turns_is_the_limit_where_the_caller_sets_no_other()
         agent = OrchestratorAgent(tools=[search], llm=llm(policy), budget=Budget(turns=24), streaming=False)
         assert str(await agent.run(user_msg="Go.")) == "Enough."
         assert len(policy.requests) == 24
+
+
+# --- what is kept ---
+
+
+async def test_a_run_that_has_answered_is_let_go() -> None:
+    direct = FunctionTool.from_defaults(search, return_direct=True)
+    for tool in (search, direct):
+        with ScriptedPolicy([wants("search", query="tents"), "Two."]) as policy:
+            agent = OrchestratorAgent(tools=[tool], llm=llm(policy))
+            await agent.run(user_msg="Tents?")
+            assert len(agent.runs._runs) == 0
+
+
+def test_catalogues_are_kept_by_names_and_schemas_and_not_without_end() -> None:
+    def texts(query: str) -> str:
+        """Find."""
+        return query
+
+    def numbers(query: int) -> str:
+        """Find."""
+        return str(query)
+
+    with ScriptedPolicy(["Yes."]) as policy:
+        runs = OrchestratorAgent(llm=llm(policy)).runs
+    found = [FunctionTool.from_defaults(function, name="find", description="Find.") for function in (texts, numbers)]
+    shown = [runs.full_catalog([tool])["find"].function_schema("find")["function"] for tool in found]
+    assert [schema["parameters"]["properties"]["query"]["type"] for schema in shown] == ["string", "integer"]
+    assert runs.full_catalog([found[0]]) is runs.full_catalog([found[0]])
+    for number in range(100):
+        runs.full_catalog([FunctionTool.from_defaults(texts, name=f"find{number}")])
+    assert len(runs._catalogs) == 64
+
+
+async def test_a_specialist_that_is_asked_again_in_another_process_hears_the_conversation() -> None:
+    arrived, answer = threading.Event(), threading.Event()
+
+    def work(request: Request) -> str:
+        arrived.set()
+        answer.wait(30)
+        return "Done."
+
+    script = [wants("coder", final=True)]
+    with ScriptedPolicy(script) as policy, ScriptedPolicy(work, model="helper") as server:
+
+        def agent() -> OrchestratorAgent:
+            return OrchestratorAgent(llm=llm(policy), specialists=[coder(server)], changes=CatalogFilter(shortlist=1))
+
+        handler = agent().run(user_msg="Write a loop.")
+        assert await asyncio.to_thread(arrived.wait, 30)
+        stored = json.loads(json.dumps(handler.ctx.to_dict()))
+        await handler.cancel_run()
+        with pytest.raises(WorkflowCancelledByUser):
+            await handler
+        answer.set()
+        other = agent()
+        assert str(await other.run(ctx=Context.from_dict(other, stored))) == "Done."
+    assert [request["messages"][-1]["content"] for request in server.requests] == ["Write a loop."] * 2
 
 
 # --- specialists ---

@@ -580,32 +580,6 @@ def test_arguments_that_do_not_fit_name_the_field(go: Go):
     assert statuses(result)[1] == "tool add malformed"
 
 
-def test_arguments_of_a_specialist_that_do_not_fit(go: Go):
-    with ScriptedPolicy([Reply(calls=[("expert", {"task": [1]})]), "Sorry."]) as server:
-        result = go(create_orchestrator(chat_policy(server), specialists=[specialist(server.url)]), ASK)
-    assert result["messages"][2].text.startswith("Error: the call of expert is not valid: ")
-    assert statuses(result)[1] == "specialist expert malformed"
-
-
-def test_a_tool_that_raises_is_an_observation(go: Go):
-    def fail() -> str:
-        """Fail."""
-        raise RuntimeError("the disk is full")
-
-    with ScriptedPolicy([calls("fail"), "Sorry."]) as server:
-        result = go(create_orchestrator(chat_policy(server), [fail]), ASK)
-    assert result["messages"][2].text == (
-        "Error: fail failed: RuntimeError: the disk is full. Try other arguments or another tool."
-    )
-    assert result["messages"][2].status == "error"
-    assert "the disk is full" in ledger_of(result).calls[1].error
-
-
-def test_a_tools_own_timeout_is_its_own(go: Go):
-    def fail() -> str:
-        """Fail."""
-        raise TimeoutError("the database said nothing")
-
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -642,6 +616,32 @@ def test_limits_and_validators_of_a_tool_are_told(go: Go, arguments: dict[str, i
     assert result["messages"][2].text == f"Error: the call of halve is not valid: {reason}. Correct the arguments."
     assert statuses(result)[1] == "tool halve malformed"
 
+
+def test_arguments_of_a_specialist_that_do_not_fit(go: Go):
+    with ScriptedPolicy([Reply(calls=[("expert", {"task": [1]})]), "Sorry."]) as server:
+        result = go(create_orchestrator(chat_policy(server), specialists=[specialist(server.url)]), ASK)
+    assert result["messages"][2].text.startswith("Error: the call of expert is not valid: ")
+    assert statuses(result)[1] == "specialist expert malformed"
+
+
+def test_a_tool_that_raises_is_an_observation(go: Go):
+    def fail() -> str:
+        """Fail."""
+        raise RuntimeError("the disk is full")
+
+    with ScriptedPolicy([calls("fail"), "Sorry."]) as server:
+        result = go(create_orchestrator(chat_policy(server), [fail]), ASK)
+    assert result["messages"][2].text == (
+        "Error: fail failed: RuntimeError: the disk is full. Try other arguments or another tool."
+    )
+    assert result["messages"][2].status == "error"
+    assert "the disk is full" in ledger_of(result).calls[1].error
+
+
+def test_a_tools_own_timeout_is_its_own(go: Go):
+    def fail() -> str:
+        """Fail."""
+        raise TimeoutError("the database said nothing")
 
     with ScriptedPolicy([calls("fail"), "Sorry."]) as server:
         result = go(create_orchestrator(chat_policy(server), [fail]), ASK)
@@ -929,6 +929,29 @@ def test_a_conversation_has_a_ledger_of_each_run(go: Go):
     assert ledger_of(ended, all_runs=True).turns == 6
 
 
+def test_a_run_that_has_answered_is_let_go(go: Go):
+    middleware = OrchestratorMiddleware()
+    with ScriptedPolicy([calls("add", a=2, b=2), "It is 4."]) as server:
+        go(create_agent(chat_policy(server), [add], middleware=[middleware]), ASK)
+    assert len(middleware._runs) == 0
+
+
+def test_a_changed_schema_under_the_same_name_is_another_catalogue():
+    def texts(query: str) -> str:
+        """Find."""
+        return query
+
+    def numbers(query: int) -> str:
+        """Find."""
+        return str(query)
+
+    middleware = OrchestratorMiddleware()
+    found = [StructuredTool.from_function(function, name="find", description="Find.") for function in (texts, numbers)]
+    shown = [middleware.full_catalog([one])["find"].function_schema("find")["function"] for one in found]
+    assert [schema["parameters"]["properties"]["query"]["type"] for schema in shown] == ["string", "integer"]
+    assert middleware.full_catalog([found[0]]) is middleware.full_catalog([found[0]])
+
+
 def test_many_requests_at_once_do_not_mix(runner: asyncio.Runner):
     def script(request: Mapping[str, Any]) -> Reply:
         number = next(m["content"] for m in request["messages"] if m["role"] == "user").split()[-1]
@@ -963,7 +986,7 @@ async def test_a_cancelled_run_frees_what_it_had_reserved():
         agent = create_agent(chat_policy(server), tools, middleware=[middleware])
         task = asyncio.create_task(agent.ainvoke(ASK))
         await started.wait()
-        (run,) = middleware._runs._runs.values()
+        (run,) = middleware._runs._kept.values()
         assert list(run.account._reserved.values()) == [1.0]
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

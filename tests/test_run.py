@@ -362,13 +362,25 @@ def test_a_run_is_rebuilt_from_its_ledger():
     assert one.id == "r"
 
 
-def test_the_oldest_runs_are_let_go():
+def test_the_runs_that_were_not_used_for_longest_are_let_go():
     runs = Runs(limit=2)
-    first, second, third = (runs.add(run(run_id=name)) for name in "abc")
+    first, second = (runs.get(name, lambda name=name: run(run_id=name)) for name in "ab")
+    assert runs.get("a", run) is first
+    third = runs.get("c", lambda: run(run_id="c"))
+    assert runs.get("a", run) is first
     assert runs.get("c", run) is third
-    assert runs.get("b", run) is second
-    assert runs.get("a", lambda: run(run_id="a")) is not first
-    assert runs.add(run(run_id="a")) is runs.get("a", run)
+    assert runs.get("b", lambda: run(run_id="b")) is not second
+    assert len(runs) == 2
+
+
+def test_a_run_that_has_ended_is_let_go():
+    runs = Runs()
+    kept = runs.get("a", run)
+    runs.end("a")
+    runs.end("a")
+    assert len(runs) == 0
+    assert runs.find("a") is None
+    assert runs.get("a", run) is not kept
 
 
 # --- replies and steps ---

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from toolorch_integrations.entry import AnyEntry, Specialist, Tool
 from toolorch_integrations.errors import CatalogError, MissingVariableError, UnknownEntryError
+from toolorch_integrations.recent import Recent
 from toolorch_integrations.view import CatalogFilter, CatalogView
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -126,6 +127,13 @@ class Catalog:
             CatalogError: Two entries would be shown under one name.
         """
         return CatalogView(self, changes or CatalogFilter(), request)
+
+
+class Catalogs(Recent[Hashable, Catalog]):
+    """Full catalogues of an agent whose tools may differ from run to run, by the tools' names and schemas."""
+
+    def __init__(self, limit: int = 64) -> None:
+        super().__init__(limit)
 
 
 def _expand(value: Any, where: str) -> Any:

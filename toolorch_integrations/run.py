@@ -8,9 +8,7 @@ A run is rebuilt from its options, its id and its ledger, in any process: nothin
 
 from __future__ import annotations
 
-import threading
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,6 +25,7 @@ from toolorch_integrations.errors import UnknownEntryError
 from toolorch_integrations.ledger import Call, CallKind, CallStatus
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.prompt import Message, most_tokens, system_prompt
+from toolorch_integrations.recent import Recent
 from toolorch_integrations.view import CatalogFilter, CatalogView
 
 MAX_FAILED_TURNS = 3
@@ -344,28 +343,11 @@ class Run:
         return max(0.001, min(limit for limit in limits if limit is not None))
 
 
-class Runs:
-    """The runs that are under way in this process, by id; the oldest is let go when there are too many.
+class Runs(Recent[str, Run]):
+    """The runs that are under way in this process, by id; a face ends a run that has given its answer.
 
     A run that was let go, or that began in another process, is rebuilt from what the face has stored.
     """
 
     def __init__(self, limit: int = 4096) -> None:
-        self._runs: OrderedDict[str, Run] = OrderedDict()
-        self._limit = limit
-        self._lock = threading.Lock()
-
-    def get(self, run_id: str, build: Callable[[], Run]) -> Run:
-        """Return a run, building it when it is not here."""
-        with self._lock:
-            run = self._runs.get(run_id)
-        return run if run is not None else self.add(build())
-
-    def add(self, run: Run) -> Run:
-        """Keep a run; return the one that is kept, should another thread have been quicker."""
-        with self._lock:
-            kept = self._runs.setdefault(run.id, run)
-            self._runs.move_to_end(run.id)
-            while len(self._runs) > self._limit:
-                self._runs.popitem(last=False)
-        return kept
+        super().__init__(limit)

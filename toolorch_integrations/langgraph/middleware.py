@@ -15,7 +15,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command
 
 from toolorch_integrations.budget import Account, Budget
-from toolorch_integrations.catalog import Catalog
+from toolorch_integrations.catalog import Catalog, Catalogs
 from toolorch_integrations.entry import AnyEntry, Price, Specialist
 from toolorch_integrations.errors import CatalogError, EmptyMessagesError
 from toolorch_integrations.langgraph.capture import reporter_of
@@ -23,7 +23,7 @@ from toolorch_integrations.langgraph.confirmation import ConfirmationMiddleware
 from toolorch_integrations.langgraph.messages import conversation_of
 from toolorch_integrations.langgraph.model_step import AskSpecialist, ModelStep
 from toolorch_integrations.langgraph.pauses import noted, pauses_of
-from toolorch_integrations.langgraph.rendering import ChatRendering, Rendering, as_tool, tool_entry
+from toolorch_integrations.langgraph.rendering import ChatRendering, Rendering, as_tool, tool_entry, tool_key
 from toolorch_integrations.langgraph.select_rendering import SelectRendering
 from toolorch_integrations.langgraph.specialists import SpecialistTool
 from toolorch_integrations.langgraph.state import OrchestratorState, RunState, new_run
@@ -99,7 +99,7 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
         self._price = price or Price()
         self._confirm = confirm
         self._runs = Runs()
-        self._full_catalogs: dict[tuple[str, ...], Catalog] = {}
+        self._catalogs = Catalogs()
 
     @property
     def specialists(self) -> list[Specialist]:
@@ -223,14 +223,14 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
             CatalogError: The agent has a tool of its provider's.
         """
         own = self.rendering.entries(as_tool(tool) for tool in tools)
-        names = tuple(tool.name for tool in own)
-        if names not in self._full_catalogs:
+
+        def make() -> Catalog:
             entries: list[AnyEntry] = [
                 tool_entry(tool, self._catalog) for tool in own if not isinstance(tool, SpecialistTool)
             ]
-            entries += [tool.specialist for tool in own if isinstance(tool, SpecialistTool)]
-            self._full_catalogs[names] = Catalog(entries)
-        return self._full_catalogs[names]
+            return Catalog([*entries, *(tool.specialist for tool in own if isinstance(tool, SpecialistTool))])
+
+        return self._catalogs.get(tuple(tool_key(tool) for tool in own), make)
 
     def _model_steps(self, request: ModelRequest[Any]) -> Steps[ExtendedModelResponse[Any]]:
         self.rendering.check(request)
@@ -243,6 +243,7 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
             self._specialists[fallback.name].caller.limited_to(run.view.aliases) if fallback is not None else None,
             self._price,
             reporter_of(),
+            self._runs.end,
         )
         return noted(run, step.steps())
 

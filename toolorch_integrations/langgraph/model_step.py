@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +43,7 @@ class ModelStep(PolicyStep[ModelResponse[Any], ExtendedModelResponse[Any]]):
         fallback: The specialist that answers when the policy cannot.
         price: What the policy's tokens cost.
         reporter: Where capture is told; None when nobody captures.
+        ended: Takes the run's id when the agent ends with this step.
     """
 
     pauses = (GraphBubbleUp,)
@@ -55,11 +56,13 @@ class ModelStep(PolicyStep[ModelResponse[Any], ExtendedModelResponse[Any]]):
         fallback: SpecialistCaller | None,
         price: Price,
         reporter: Reporter | None,
+        ended: Callable[[str], None],
     ) -> None:
         super().__init__(run, fallback, request.runtime.stream_writer, reporter)
         self.model_request = request
         self.rendering = rendering
         self.price = price
+        self.ended = ended
         self.added: list[AnyMessage] = []
 
     @property
@@ -136,6 +139,9 @@ class ModelStep(PolicyStep[ModelResponse[Any], ExtendedModelResponse[Any]]):
         update: dict[str, Any] = {"run": {**state["run"], **clock}}
         if self.calls:
             update["ledger"] = [call.to_dict() for call in self.calls]
+        reply = _reply(response)
+        if response.structured_response is not None or (reply is not None and not reply.tool_calls):
+            self.ended(self.run.id)  # rebuilt from the state, should the app's own middleware go on with it
         return ExtendedModelResponse(
             ModelResponse(result=result, structured_response=response.structured_response), Command(update=update)
         )

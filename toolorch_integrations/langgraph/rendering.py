@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from langchain.agents.middleware.types import ModelRequest
@@ -191,3 +192,10 @@ def tool_entry(tool: BaseTool, catalog: Catalog) -> Tool:
     if not known.description:
         update["description"] = tool.description
     return known.model_copy(update=update)
+
+
+def tool_key(tool: BaseTool) -> Hashable:
+    """Return what tells a tool from another of its name, without making its entry."""
+    schema = tool.args_schema
+    shape = json.dumps(schema, sort_keys=True, default=str) if isinstance(schema, dict) else schema or type(tool)
+    return tool.name, tool.description, shape

@@ -165,7 +165,7 @@ class OrchestratorAgent(BaseWorkflowAgent):
         """Take the results of a turn, in the order in which the policy asked for them."""
         state = await load(ctx, self.name)
         assert state is not None
-        run = self._runs.known(state)
+        run = await self._runs.known(ctx, state)
         order = [call["id"] for call in calls_of(_last_reply(state["scratchpad"]))]
         ordered = sorted(results, key=lambda r: order.index(r.tool_id) if r.tool_id in order else len(order))
         for result in ordered:
@@ -189,6 +189,7 @@ class OrchestratorAgent(BaseWorkflowAgent):
         if direct is not None and not direct.tool_output.is_error:
             answer = ChatMessage(role=MessageRole.ASSISTANT, content=direct.tool_output.content)
             state["scratchpad"] = [*state["scratchpad"], answer]
+            self._runs.end(state)
         await save(ctx, self.name, state)
 
     async def finalize(self, ctx: Context, output: AgentOutput, memory: BaseMemory) -> AgentOutput:
@@ -199,6 +200,8 @@ class OrchestratorAgent(BaseWorkflowAgent):
             state["scratchpad"] = []
             state["run"] = {**state["run"], "open": bool(output.tool_calls)}
             await save(ctx, self.name, state)
+            if not state["run"]["open"]:
+                self._runs.end(state)
         return output
 
     async def get_tools(self, input_str: str | None = None) -> Sequence[AsyncBaseTool]:

@@ -12,7 +12,7 @@ from llama_index.core.tools import AsyncBaseTool, BaseTool
 from llama_index_instrumentation.dispatcher import active_instrument_tags
 
 from toolorch_integrations.budget import Account
-from toolorch_integrations.catalog import Catalog
+from toolorch_integrations.catalog import Catalog, Catalogs
 from toolorch_integrations.entry import AnyEntry, Specialist
 from toolorch_integrations.errors import CatalogError
 from toolorch_integrations.ledger import Call, Ledger
@@ -28,7 +28,7 @@ from toolorch_integrations.llamaindex.state import (
     options_of,
     save,
 )
-from toolorch_integrations.llamaindex.tools import HANDOFF, as_tools, tool_entry
+from toolorch_integrations.llamaindex.tools import HANDOFF, as_tools, tool_entry, tool_key
 from toolorch_integrations.prompt import request_of
 from toolorch_integrations.run import Run, RunOptions, Runs
 from toolorch_integrations.select_functions import SelectTools
@@ -78,7 +78,8 @@ class AgentRuns:
         self._fallback = fallback
         self._tool_timeout = tool_timeout
         self._runs = Runs()
-        self._catalogs: dict[tuple[str, ...], Catalog] = {}
+        self._in_mid_turn = Runs()
+        self._catalogs = Catalogs()
         self._check([*self.rendering.tools, *given])
 
     @property
@@ -113,6 +114,7 @@ class AgentRuns:
         begins = state is None or not await self._goes_on(ctx, state, messages, workflow_run)
         if state is None or begins:
             state = new_state(await self.options(ctx), messages, state)
+        self._in_mid_turn.end(state["run"]["id"])
         run = self._runs.get(state["run"]["id"], lambda: self._build(state, messages, offered))
         run.account.paused = max(run.account.paused, state["run"]["paused"])
         calls = [call for call in state["ledger"] if call["run_id"] == run.id]
@@ -126,9 +128,25 @@ class AgentRuns:
             await save(ctx, agent, state)
         return state, run
 
-    def known(self, state: AgentState) -> Run:
-        """Return the run of a state that a step of the same run has stored."""
-        return self._runs.get(state["run"]["id"], lambda: self._build(state, (), ()))
+    async def known(self, ctx: AgentContext, state: AgentState) -> Run:
+        """Return the run of a state that a step of the same run has stored.
+
+        Where another process has taken that step, this one does for the rest of the turn without the handoff, which
+        LlamaIndex calls by itself; the next step brings all that the policy is shown.
+        """
+        run_id = state["run"]["id"]
+        run = self._runs.find(run_id) or self._in_mid_turn.find(run_id)
+        if run is None:
+            memory: BaseMemory | None = await ctx.store.get("memory", default=None)
+            messages = await memory.aget() if memory is not None else []
+            run = self._in_mid_turn.get(run_id, lambda: self._build(state, messages, list(self._found.values())))
+            run.framework_data.setdefault("messages", messages)
+        return run
+
+    def end(self, state: AgentState) -> None:
+        """Let go of a run that has given its answer."""
+        self._runs.end(state["run"]["id"])
+        self._in_mid_turn.end(state["run"]["id"])
 
     def resumed(self, run: Run, state: AgentState) -> None:
         """Take note that a person has answered: the time of waiting does not count."""
@@ -213,15 +231,16 @@ class AgentRuns:
 
     def full_catalog(self, offered: Sequence[BaseTool]) -> Catalog:
         """Return the catalogue with an entry for each tool: the app's, retrieved ones, specialists, the handoff."""
-        key = tuple(f"{tool.metadata.get_name()}\n{tool.metadata.description}" for tool in offered)
-        if key not in self._catalogs:
+
+        def make() -> Catalog:
             entries: dict[str, AnyEntry] = {}
             retrieved = [tool for tool in offered if tool.metadata.name != HANDOFF]
             handoff = [tool for tool in offered if tool.metadata.name == HANDOFF]
             for tool in [*self._own.values(), *retrieved, *self._specialists.values(), *handoff]:
                 entries.setdefault(tool.metadata.get_name(), tool_entry(tool, self._catalog))
-            self._catalogs[key] = Catalog(entries.values())
-        return self._catalogs[key]
+            return Catalog(entries.values())
+
+        return self._catalogs.get(tuple(tool_key(tool) for tool in offered), make)
 
     def _retrieved(self, tools: Sequence[BaseTool]) -> list[AsyncBaseTool]:
         offered = {tool.metadata.name for tool in tools if tool.metadata.name in self._found}

@@ -85,7 +85,7 @@ class StandIn(AsyncBaseTool):
         event: Any = StepWorkerStateContextVar.get().event  # the ToolCall: only it knows the call's id
         state = await load(ctx, agent.name)
         assert state is not None
-        run = agent.runs.known(state)
+        run = await agent.runs.known(ctx, state)
         edit = state["run"]["edits"].get(event.tool_id)
         wanted = WantedCall(
             event.tool_id,

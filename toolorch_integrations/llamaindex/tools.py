@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -134,6 +135,13 @@ def tool_entry(tool: BaseTool, catalog: Catalog) -> AnyEntry:
     return known.model_copy(update=update)
 
 
+def tool_key(tool: BaseTool) -> Hashable:
+    """Return what tells a tool from another of its name, without making its entry."""
+    metadata = tool.metadata
+    shape = json.dumps(metadata.get_parameters_dict(), sort_keys=True, default=str)
+    return metadata.get_name(), metadata.description, shape
+
+
 def valid_arguments(tool: BaseTool, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments as a tool's schema reads them; LlamaIndex itself would pass on whatever comes.
 
@@ -205,11 +213,6 @@ def text_output(text: str, name: str, arguments: Any, *, error: bool) -> ToolOut
         raw_output=text,
         is_error=error,
     )
-
-
-def names_of(tools: Sequence[BaseTool]) -> list[str]:
-    """Return the names of tools."""
-    return [tool.metadata.get_name() for tool in tools]
 
 
 def _as_tool(tool: AnyTool) -> AsyncBaseTool:
