@@ -21,7 +21,7 @@ from toolorch_rl.rollouts import Group, PolicyServer, RolloutPlan, RolloutSettin
 from toolorch_rl.rollouts.attempt import App
 from toolorch_rl.rollouts.groups import preferences_of
 from toolorch_rl.rollouts.loops import run_loop
-from toolorch_rl.rollouts.runner import Verify, key_of
+from toolorch_rl.rollouts.plan import Verify, key_of
 from toolorch_serving.promotion import PromotionError
 
 

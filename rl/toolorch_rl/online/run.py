@@ -16,7 +16,7 @@ from toolorch_rl.online.source import RolloutSource
 from toolorch_rl.rewards import Rewards
 from toolorch_rl.rollouts import Group, LangGraphForks, PolicyServer, RolloutError
 from toolorch_rl.rollouts.attempt import App
-from toolorch_rl.rollouts.runner import Verify
+from toolorch_rl.rollouts.plan import Verify
 from toolorch_rl.rollouts.server import Restartable
 from toolorch_rl.training import Method, TrainResult, TrainSettings, train
 from toolorch_rl.weights import LoraPublisher, Probe, ReloadPublisher

@@ -21,7 +21,7 @@ from toolorch_rl.quality import drop_faulty
 from toolorch_rl.rewards import Rewards
 from toolorch_rl.rollouts import Group, LangGraphForks, PolicyServer, RolloutError, RolloutPlan, after_fork, rewards_of
 from toolorch_rl.rollouts.attempt import App
-from toolorch_rl.rollouts.runner import Verify
+from toolorch_rl.rollouts.plan import Verify
 from toolorch_rl.rows import Example
 from toolorch_rl.trace_rows import rollouts_of
 

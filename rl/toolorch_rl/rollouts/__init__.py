@@ -5,7 +5,8 @@ from toolorch_rl.rollouts.context import RolloutContext, current_rollout
 from toolorch_rl.rollouts.errors import PolicyDownError, RolloutError
 from toolorch_rl.rollouts.forks import LangGraphForks, after_fork, collect_forks
 from toolorch_rl.rollouts.groups import FinishedRun, Group, Loss, LostRun, report, rewards_of
-from toolorch_rl.rollouts.runner import RolloutPlan, RolloutSettings, collect
+from toolorch_rl.rollouts.plan import RolloutPlan, RolloutSettings
+from toolorch_rl.rollouts.runner import collect
 from toolorch_rl.rollouts.server import PolicyServer
 from toolorch_rl.rollouts.spread import rollouts, spread_rollouts
 

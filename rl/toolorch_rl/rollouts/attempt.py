@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from toolorch_integrations.overrides import policy_overrides
-from toolorch_integrations.workers import submit
-from toolorch_rl.pools import is_async
+from toolorch_rl.rollouts.calls import call, limited
 from toolorch_rl.rollouts.context import RolloutContext, _current
 from toolorch_rl.rollouts.recording import RunRecorder, policy_failure
 
 App = Callable[[Any], Any]
 """Runs the app on a task and returns its result: a plain function, or a coroutine function."""
-
-_GRACE = 1.0
-"""Seconds that a cancelled run has to end by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +41,7 @@ class Attempt:
     """What came of one run of the app.
 
     Attributes:
+        context: Which run, with the version of the policy that made it.
         recorder: What was captured; closed.
         result: What the app returned.
         error: What it raised.
@@ -55,6 +50,7 @@ class Attempt:
         seconds: Wall clock.
     """
 
+    context: RolloutContext
     recorder: RunRecorder
     result: Any = None
     error: BaseException | None = None
@@ -68,8 +64,7 @@ async def attempt(
 ) -> Attempt:
     """Run the app once.
 
-    A run whose time is over is cancelled and left to itself: it may hang in a thread that nobody can stop, and nobody
-    waits for it.
+    A run whose time is over is cancelled and left to itself, see `limited`; nothing that it does then is captured.
 
     Args:
         app: Called with the task.
@@ -80,34 +75,13 @@ async def attempt(
     """
     recorder = recorder or RunRecorder(uuid.uuid4().hex)
     began = time.monotonic()
-    task = asyncio.create_task(_captured(app, context, sampling, recorder))
-    done, _ = await asyncio.wait({task}, timeout=seconds)
-    made = Attempt(recorder, timed_out=not done)
-    if not done:
-        task.cancel()
-        await asyncio.wait({task}, timeout=_GRACE)
-    recorder.close()
-    made.seconds = time.monotonic() - began
-    if done:
-        try:
-            made.result = task.result()
-        except asyncio.CancelledError as error:
-            made.error = error  # the app's own cancelling: a cancelled rollout does not come here
-        except Exception as error:
-            made.error = error
-        made.policy_failed = policy_failure(recorder.events())
-    elif task.done():
-        with suppress(asyncio.CancelledError, Exception):
-            task.exception()  # it has been heard of
-    return made
-
-
-async def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a coroutine function here, and a plain function in a thread."""
-    if is_async(function):
-        return await function(*arguments)
-    result = await asyncio.wrap_future(submit(lambda: function(*arguments)))
-    return await result if isinstance(result, Awaitable) else result
+    try:
+        ending = await limited(_captured(app, context, sampling, recorder), seconds)
+    finally:
+        recorder.close()
+    took = time.monotonic() - began
+    failed = "" if ending.timed_out else policy_failure(recorder.events())
+    return Attempt(context, recorder, ending.result, ending.error, ending.timed_out, failed, took)
 
 
 async def _captured(app: App, context: RolloutContext, sampling: Sampling, recorder: RunRecorder) -> Any:

@@ -8,22 +8,24 @@ The prefix has the same ids in all of them, so a trainer that packs prefixes com
 
 from __future__ import annotations
 
-import asyncio
 import random
-import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
 
 from toolorch_integrations.events import Event, PolicyCalled, TraceEnded
-from toolorch_rl.rollouts.attempt import Attempt, attempt
-from toolorch_rl.rollouts.context import RolloutContext, seed_of
+from toolorch_rl.rollouts.attempt import App, Attempt
+from toolorch_rl.rollouts.context import RolloutContext
 from toolorch_rl.rollouts.errors import RolloutError
-from toolorch_rl.rollouts.groups import FinishedRun, Group, Loss, LostRun
+from toolorch_rl.rollouts.flow import side_by_side
+from toolorch_rl.rollouts.groups import FinishedRun, Group, LostRun
+from toolorch_rl.rollouts.judging import judged
+from toolorch_rl.rollouts.plan import RolloutPlan
 from toolorch_rl.rollouts.recording import RunRecorder
-from toolorch_rl.rollouts.runner import RolloutPlan, each, judged, key_of
+from toolorch_rl.rollouts.retries import tried
 from toolorch_rl.rows import Rollout
 
 
@@ -57,38 +59,15 @@ class LangGraphForks:
 
 async def collect_forks(
     forks: LangGraphForks, tasks: Iterable[Any] | AsyncIterable[Any], plan: RolloutPlan
-) -> AsyncIterator[Group]:
+) -> AsyncGenerator[Group, None]:
     """Do as `runner.collect`: each group is one run and `repetitions` - 1 forks of it at one decision.
 
     A group whose first run is lost has nothing to fork, and all its runs are lost with it.
     """
-    gate = asyncio.Semaphore(max(1, plan.settings.at_once // plan.settings.repetitions))
-    running: set[asyncio.Task[Group]] = set()
-    number = plan.start
-
-    async def one(task: Any, place: int) -> Group:
-        try:
-            return await _forked(forks, task, place, plan)
-        finally:
-            gate.release()
-
-    try:
-        async for task in each(tasks):
-            await gate.acquire()
-            running.add(asyncio.create_task(one(task, number)))
-            number += 1
-            for done in [item for item in running if item.done()]:
-                running.discard(done)
-                yield done.result()
-        while running:
-            ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for done in ended:
-                yield done.result()
-    finally:
-        for item in running:
-            item.cancel()
-        if running:
-            await asyncio.wait(running, timeout=5.0)
+    at_once = max(1, plan.settings.at_once // plan.settings.repetitions)
+    async with aclosing(side_by_side(_groups(forks, tasks, plan), at_once)) as groups:
+        async for group in groups:
+            yield group
 
 
 def after_fork(rollout: Rollout, shared: int) -> Rollout:
@@ -99,55 +78,46 @@ def after_fork(rollout: Rollout, shared: int) -> Rollout:
     return replace(rollout, rows=tuple(row for row in rows if row.trained.any()))
 
 
-async def _forked(forks: LangGraphForks, task: Any, number: int, plan: RolloutPlan) -> Group:
-    name, key = plan.version(), key_of(task, number)
-    contexts = [
-        RolloutContext(task, key, number, place, seed_of(plan.settings.seed, number, place), name)
-        for place in range(plan.settings.repetitions)
-    ]
-    group = Group(number, task, key)
-    thread = {"configurable": {"thread_id": uuid.uuid4().hex}}
-    trunk = await _attempt(forks, contexts[0], plan, forks.inputs(task), thread, ())
+async def _groups(
+    forks: LangGraphForks, tasks: Iterable[Any] | AsyncIterable[Any], plan: RolloutPlan
+) -> AsyncIterator[Coroutine[Any, Any, Group]]:
+    async for contexts in plan.groups(tasks):
+        yield _forked(forks, contexts, plan)
+
+
+async def _forked(forks: LangGraphForks, contexts: Sequence[RolloutContext], plan: RolloutPlan) -> Group:
+    first = contexts[0]
+    group = Group(first.group, first.task, first.key)
+
+    def anew(thread: str) -> App:
+        return partial(_invoked, forks, forks.make_agent(), forks.inputs(first.task), _config(thread))
+
+    trunk = await tried(anew, first, plan)
     if isinstance(trunk, LostRun):
         for context in contexts:
             group.add(replace(trunk, context=context))
         return group
-    point = await _fork_point(forks, contexts[0], thread, trunk)
+    point = await _fork_point(forks, trunk)
     shared = len(RunRecorder("0" * 32, point.before).trace().graph.nodes) if point.before else 0
 
-    async def branch(context: RolloutContext) -> FinishedRun | LostRun:
-        made = await _attempt(forks, context, plan, None, point.config, point.before)
-        return made if isinstance(made, LostRun) else await judged(plan.verify, context, made, plan.store, shared)
+    def onwards(_: str) -> App:
+        return partial(_invoked, forks, forks.make_agent(), None, point.config)
 
-    first = judged(plan.verify, contexts[0], trunk, plan.store, shared)
-    for run in await asyncio.gather(first, *(branch(context) for context in contexts[1:])):
-        group.add(run)
+    async def branch(context: RolloutContext) -> FinishedRun | LostRun:
+        # Of the trunk's version, which is another than the group's where the trunk had to be made again.
+        context = replace(context, policy_version=trunk.context.policy_version)
+        made = await tried(onwards, context, plan, point.before)
+        return made if isinstance(made, LostRun) else await judged(plan, made, shared)
+
+    runs = [judged(plan, trunk, shared), *(branch(context) for context in contexts[1:])]
+    async with aclosing(side_by_side(runs, len(runs))) as settled:
+        async for run in settled:
+            group.add(run)
     return group
 
 
-async def _attempt(
-    forks: LangGraphForks,
-    context: RolloutContext,
-    plan: RolloutPlan,
-    inputs: Any,
-    config: Any,
-    before: Sequence[Event],
-) -> Attempt | LostRun:
-    failed, settings = "", plan.settings
-    for _ in range(settings.attempts):
-        app = partial(_invoked, forks, forks.make_agent(), inputs, config)
-        recorder = RunRecorder(uuid.uuid4().hex, before)
-        made = await attempt(app, context, settings.sampling, settings.seconds, recorder)
-        if made.timed_out:
-            return LostRun(context, Loss.TIMEOUT, f"it was given up after {settings.seconds:g} s")
-        if not made.policy_failed:
-            return made
-        failed = made.policy_failed
-        if plan.server is not None:
-            await plan.server.ready()
-        if inputs is not None:  # begin anew: the thread holds half a run
-            config = {"configurable": {"thread_id": uuid.uuid4().hex}}
-    return LostRun(context, Loss.POLICY, f"{settings.attempts} tries failed, at last: {failed}")
+def _config(thread: str) -> dict[str, Any]:
+    return {"configurable": {"thread_id": thread}}
 
 
 async def _invoked(forks: LangGraphForks, agent: Any, inputs: Any, config: Any, task: Any) -> Any:
@@ -161,17 +131,18 @@ class _ForkPoint:
     """What had happened by then."""
 
 
-async def _fork_point(forks: LangGraphForks, context: RolloutContext, thread: Any, trunk: Attempt) -> _ForkPoint:
+async def _fork_point(forks: LangGraphForks, trunk: Attempt) -> _ForkPoint:
     agent = forks.make_agent()
     if getattr(agent, "checkpointer", None) in (None, False):
         raise RolloutError("forks need a checkpointer: make_agent must return a graph with one, each time the same")
+    thread = _config(trunk.recorder.trace_id)
     history = [snapshot async for snapshot in agent.aget_state_history(thread)]
     decisions = [snapshot for snapshot in reversed(history) if forks.node in snapshot.next]
     if not decisions:
         raise RolloutError(
             f"forks: the graph never came to the node {forks.node!r}: name the node that asks the policy"
         )
-    chosen = decisions[forks.choose(len(decisions), context.seed) % len(decisions)]
+    chosen = decisions[forks.choose(len(decisions), trunk.context.seed) % len(decisions)]
     reached = datetime.fromisoformat(chosen.created_at).timestamp()
     before: list[Event] = []
     for event in trunk.recorder.events():

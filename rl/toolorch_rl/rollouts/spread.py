@@ -13,7 +13,8 @@ from toolorch_rl.rollouts.attempt import App
 from toolorch_rl.rollouts.context import RolloutContext, seed_of
 from toolorch_rl.rollouts.groups import Group, Loss, LostRun
 from toolorch_rl.rollouts.loops import run_loop
-from toolorch_rl.rollouts.runner import RolloutPlan, RolloutSettings, Verify, collect, key_of
+from toolorch_rl.rollouts.plan import RolloutPlan, RolloutSettings, Verify, key_of
+from toolorch_rl.rollouts.runner import collect
 from toolorch_rl.rollouts.server import PolicyServer
 
 
