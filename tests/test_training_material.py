@@ -21,7 +21,7 @@ from tests.routing_world import (
 )
 from tests.tiny_policy import build
 from toolorch_integrations.trace import Feedback, Reward
-from toolorch_rl.training import TrainingError, train
+from toolorch_rl.training import TrainingError, TrainSettings, train
 from toolorch_rl.training.checkpoints import checkpoints
 from toolorch_rl.training.corpus import corpus_of, read_traces
 from toolorch_rl.training.plan import Plan, TrainedOn
@@ -101,7 +101,8 @@ def test_inexact_runs_are_rendered_again_where_ids_are_not_needed(
 
 def test_bad_settings_name_the_field(router: Path, tmp_path: Path) -> None:
     for more, match in (
-        ({"lora_rank": 0}, "lora_rank"),
+        ({"lora_rank": -1}, "lora_rank"),
+        ({"feedback_scale": (1, 1)}, "feedback_scale"),
         ({"method": "ppo"}, "method"),
         ({"preset": "mine"}, "there is no preset 'mine'"),
         ({"colour": 1}, "colour"),
@@ -188,6 +189,33 @@ def test_feedback_stands_for_an_outcome(router: Path, router_runs: Runs, tmp_pat
     made = material(settings_of(router, tmp_path / "o", stored(tmp_path / "t.db", traces), method="kto"))
 
     assert (made.counts["good"], made.counts["bad"]) == (2, 4)
+
+
+def test_stars_need_their_scale(router: Path, router_runs: Runs, tmp_path: Path) -> None:
+    traces = router_runs.traces(5, requests=("find",))
+    for number, trace in enumerate(traces):
+        trace.feedback.append(Feedback(trace.id, "user", 1.0 + number))
+
+    for method in ("replay", "kto"):  # an outcome goes first for one, feedback for the other
+        stars = settings_of(router, tmp_path / "o", method=method, feedback_scale=(1, 5), feedback_threshold=0.7)
+        bare = settings_of(router, tmp_path / "o", method=method)
+        refused = corpus_of(traces, bare).refused
+        assert refused == (
+            {"its feedback 'user' is off the scale 0 to 1 (feedback_scale)": 4} if method == "kto" else {}
+        )
+        assert not corpus_of(traces, stars).refused
+    assert [run.solved for run in corpus_of(traces, stars).runs] == [False, False, False, True, True]
+    for trace in traces:
+        trace.rewards.clear()
+    assert sum(corpus_of(traces, settings_of(router, tmp_path)).refused.values()) == 4
+
+
+def test_rank_0_is_no_adapter_since_toml_has_no_null(router: Path, tmp_path: Path) -> None:
+    file = tmp_path / "train.toml"
+    file.write_text(f'policy = "{router}"\noutput = "out"\nlora_rank = 0\n')
+    settings = TrainSettings.read(file)
+    assert settings.lora_rank is None
+    assert settings.rate == 1e-6
 
 
 def test_runs_of_old_policies_are_left_out(router: Path, tmp_path: Path) -> None:

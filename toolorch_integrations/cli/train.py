@@ -90,7 +90,7 @@ def train(
         "limit": limit,
         "preferences": wishes,
         "held_back": held_back,
-        "lora_rank": lora_rank or None,
+        "lora_rank": lora_rank,
         "epochs": epochs,
         "steps": steps,
         "batch": batch,

@@ -20,7 +20,7 @@ from toolorch_rl.training.baseline import leave_one_out, request_features
 from toolorch_rl.training.errors import TrainingError
 from toolorch_rl.training.settings import Method, TrainSettings
 from toolorch_rl.training.tasks import is_held_back, task_name, task_of
-from toolorch_rl.verifiers import FeedbackVerifier, VerifierError
+from toolorch_rl.verifiers import FeedbackVerifier, OffScaleError, VerifierError
 
 SINGLES = "single runs"
 """Group that holds the runs of tasks that were made once: they are normalised together."""
@@ -140,9 +140,14 @@ def corpus_of(traces: Sequence[Trace], settings: TrainSettings) -> Corpus:
     corpus = Corpus([], None, len(traces))
     kept = _filtered(traces, settings, corpus.dropped)
     for trace in kept:
-        solved = _solved(trace, settings)
-        if solved is None:
+        try:
+            solved = _solved(trace, settings)
             reason = "no outcome: no verifier's reward and no feedback says whether it solved its task"
+        except OffScaleError:
+            solved = None
+            worst, best = settings.feedback_scale
+            reason = f"its feedback {settings.feedback!r} is off the scale {worst:g} to {best:g} (feedback_scale)"
+        if solved is None:
             corpus.dropped.append(Dropped(trace.id, "training", reason))
         else:
             corpus.runs.append(Run(trace, task_of(trace, settings), solved))
@@ -217,6 +222,9 @@ def _stored(trace: Trace, settings: TrainSettings) -> bool | None:
 
 def _liked(trace: Trace, settings: TrainSettings) -> bool | None:
     try:
-        return FeedbackVerifier(settings.feedback, threshold=settings.feedback_threshold).verify(None, trace).passed
+        verifier = FeedbackVerifier(settings.feedback, settings.feedback_scale, settings.feedback_threshold)
+        return verifier.verify(None, trace).passed
+    except OffScaleError:
+        raise
     except VerifierError:
         return None

@@ -45,7 +45,7 @@ ten times as much for an adapter."""
 ONLINE_CLIP = (0.2, 0.28)
 OF_STORED = (
     "status", "app", "thread", "model", "since", "limit", "max_staleness",
-    "feedback", "feedback_threshold", "group_by", "held_back",
+    "feedback", "feedback_scale", "feedback_threshold", "group_by", "held_back",
 )  # fmt: skip
 """Settings that choose and judge captured traces. `online` makes its runs, and its verifier judges them."""
 
@@ -89,8 +89,10 @@ class TrainSettings(BaseModel):
     """Whose reward is trained for; None: each run's own caller's."""
     feedback: str = "user"
     """Name of the feedback that says what is solved where no verifier does; for `dpo` and `kto` it goes first."""
+    feedback_scale: tuple[float, float] = (0.0, 1.0)
+    """Worst and best score that people can give: (1, 5) for stars. Scores off it are refused, and counted."""
     feedback_threshold: float = 0.5
-    """Least feedback score that counts as solved, or as liked."""
+    """Least score that counts as solved, or as liked, as a share of the way from the worst to the best."""
     group_by: str | None = None
     """Key of the traces' metadata that names the task; None: `task` where a trace has it, else the request."""
     held_back: float = Field(0.0, ge=0, lt=1)
@@ -157,7 +159,7 @@ class TrainSettings(BaseModel):
 
     # The model
     lora_rank: int | None = Field(16, ge=1)
-    """Rank of the adapter; None trains all weights."""
+    """Rank of the adapter; None, or 0, trains all weights."""
     lora_alpha: int | None = Field(None, ge=1)
     """Scale of the adapter; None: twice the rank."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
@@ -189,6 +191,19 @@ class TrainSettings(BaseModel):
         if value not in PRESETS:
             raise ValueError(f"there is no preset {value!r}; choose one of {', '.join(PRESETS)}")
         return value
+
+    @field_validator("feedback_scale")
+    @classmethod
+    def _two_ends(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] == value[1]:
+            raise ValueError(f"it needs two different ends, the worst score and the best, got {value}")
+        return value
+
+    @field_validator("lora_rank", mode="before")
+    @classmethod
+    def _no_adapter(cls, value: Any) -> Any:
+        """Take 0 for None, which TOML cannot say."""
+        return None if value == 0 and not isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _fits(self) -> TrainSettings:

@@ -2,7 +2,7 @@
 
 from toolorch_rl.verifiers.database import DatabaseDifference, DatabaseVerifier, TableDifference, compare_databases
 from toolorch_rl.verifiers.exact import ExactVerifier
-from toolorch_rl.verifiers.feedback import FeedbackVerifier
+from toolorch_rl.verifiers.feedback import FeedbackVerifier, OffScaleError
 from toolorch_rl.verifiers.judge import JudgeBudgetError, JudgeVerifier, Question
 from toolorch_rl.verifiers.numeric import NumericVerifier, Quantity, last_quantity
 from toolorch_rl.verifiers.program import ProgramLimits, ProgramVerifier
@@ -18,6 +18,7 @@ __all__ = [
     "JudgeBudgetError",
     "JudgeVerifier",
     "NumericVerifier",
+    "OffScaleError",
     "ProgramLimits",
     "ProgramVerifier",
     "Quantity",

@@ -10,6 +10,10 @@ from toolorch_integrations.trace import Feedback, Trace
 from toolorch_rl.verifiers.verdict import Verdict, VerifierError
 
 
+class OffScaleError(VerifierError):
+    """A score lies outside the scale that people were said to use."""
+
+
 @dataclass(frozen=True, slots=True)
 class FeedbackVerifier:
     """Reads the feedback of one name. The newest of each source counts; sources are averaged.
@@ -32,7 +36,8 @@ class FeedbackVerifier:
         """Judge a trace, or the trace with an id; there is no reference (None).
 
         Raises:
-            VerifierError: Nobody has scored it, a score is off the scale, or the outcome is no trace.
+            OffScaleError: A score is off the scale.
+            VerifierError: Nobody has scored it, or the outcome is no trace.
             StoreError: The store holds no trace with that id.
         """
         trace = self.store.trace(outcome) if self.store is not None and isinstance(outcome, str) else outcome
@@ -66,7 +71,7 @@ class FeedbackVerifier:
             raise VerifierError(f"`scale` of feedback {self.name!r} must have two different ends, got {self.scale}")
         share = ((entry.score or 0.0) - worst) / (best - worst)
         if not 0 <= share <= 1:
-            raise VerifierError(
+            raise OffScaleError(
                 f"feedback {self.name!r} of trace {trace_id} is {entry.score:g}, off the scale {self.scale}"
             )
         return share
