@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Container, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -149,3 +149,27 @@ class SpecialistCaller:
             attempts=error.attempts,
             error=str(error),
         )
+
+
+def link_fallbacks(callers: Iterable[SpecialistCaller]) -> dict[str, SpecialistCaller]:
+    """Return copies by name, each with the caller behind the `fallback` of its specialist.
+
+    They are copies, since a caller may be given to several orchestrators whose fallbacks of one name differ.
+
+    Raises:
+        CatalogError: Two share a name, or a fallback names none of them.
+    """
+    linked: dict[str, SpecialistCaller] = {}
+    for caller in callers:
+        name = caller.specialist.name
+        if name in linked:
+            raise CatalogError(f"Two specialists are named {name!r}: rename one.")
+        linked[name] = replace(caller)
+    for name, caller in linked.items():
+        fallback = caller.specialist.fallback
+        if fallback is None:
+            continue
+        if fallback not in linked:
+            raise CatalogError(f"fallback of {name!r} names {fallback!r}; the specialists are {sorted(linked)}.")
+        caller.fallback = linked[fallback]
+    return linked

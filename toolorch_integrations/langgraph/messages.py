@@ -8,7 +8,9 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
+from toolorch_integrations import turns
 from toolorch_integrations.prompt import OBSERVER
+from toolorch_integrations.turns import Kind, since_request
 
 _ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
 
@@ -40,10 +42,7 @@ def conversation_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 
 def run_messages(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
     """Return what has happened since the newest user message, that message left out."""
-    for index in range(len(messages) - 1, -1, -1):
-        if isinstance(messages[index], HumanMessage) and messages[index].name != OBSERVER:
-            return messages[index + 1 :]
-    return messages
+    return since_request(messages, lambda message: isinstance(message, HumanMessage) and message.name != OBSERVER)
 
 
 def trailing_results(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
@@ -58,19 +57,15 @@ def trailing_results(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
 
 def failed_turns(messages: Sequence[BaseMessage]) -> int:
     """Return how many turns at the end of the run brought nothing but errors."""
-    count = 0
-    bad = good = False
-    for message in reversed(run_messages(messages)):
-        if isinstance(message, AIMessage):
-            if good or not bad:
-                break
-            count += 1
-            good = bad = False
-        elif isinstance(message, ToolMessage) and message.status != "error":
-            good = True
-        elif isinstance(message, (ToolMessage, HumanMessage)):
-            bad = True
-    return count
+    return turns.failed_turns(map(_kind, reversed(run_messages(messages))))
+
+
+def _kind(message: BaseMessage) -> Kind:
+    if isinstance(message, AIMessage):
+        return Kind.REPLY
+    if isinstance(message, ToolMessage) and message.status != "error":
+        return Kind.RESULT
+    return Kind.ERROR if isinstance(message, (ToolMessage, HumanMessage)) else Kind.OTHER
 
 
 def _content(message: BaseMessage) -> str | list[Any] | None:

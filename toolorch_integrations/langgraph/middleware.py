@@ -14,7 +14,7 @@ from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
-from toolorch_integrations.budget import Account, Budget
+from toolorch_integrations.budget import Budget
 from toolorch_integrations.catalog import Catalog, Catalogs
 from toolorch_integrations.entry import AnyEntry, Price, Specialist
 from toolorch_integrations.errors import CatalogError, EmptyMessagesError
@@ -26,13 +26,14 @@ from toolorch_integrations.langgraph.pauses import noted, pauses_of
 from toolorch_integrations.langgraph.rendering import ChatRendering, Rendering, as_tool, tool_entry, tool_key
 from toolorch_integrations.langgraph.select_rendering import SelectRendering
 from toolorch_integrations.langgraph.specialists import SpecialistTool
-from toolorch_integrations.langgraph.state import OrchestratorState, RunState, new_run
+from toolorch_integrations.langgraph.state import OrchestratorState
 from toolorch_integrations.langgraph.tool_step import Execute, ToolStep
-from toolorch_integrations.ledger import Call, Ledger
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.prompt import request_of
 from toolorch_integrations.run import Run, RunOptions, Runs
+from toolorch_integrations.run_state import RunState, catch_up, new_run, rebuilt
 from toolorch_integrations.select_functions import SelectTools, check_rendering
+from toolorch_integrations.specialist import link_fallbacks
 from toolorch_integrations.steps import Steps, adrive, awithin, drive, within
 from toolorch_integrations.view import CatalogFilter
 
@@ -193,25 +194,18 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
         """
         stored: RunState = state["run"]
         run = self._runs.get(stored["id"], lambda: self._build(stored, state, tools))
-        run.account.paused = max(run.account.paused, stored["paused"])
+        catch_up(run, stored, state.get("ledger") or ())
         pauses_of(run).step_begins(run.account, stored["updated"])
-        calls = [call for call in state.get("ledger") or () if call["run_id"] == run.id]
-        if len(calls) > len(run.account.ledger):  # another process went on with the run in the meantime
-            run.account.catch_up(Call.from_dict(call) for call in calls)
         reporter = reporter_of()
         if reporter is not None:
             reporter.run_began(run, self._price)
         return run
 
     def _build(self, stored: RunState, state: Mapping[str, Any], tools: Sequence[BaseTool | dict[str, Any]]) -> Run:
-        options = RunOptions.model_validate(stored["options"])
-        ledger = Ledger.from_dicts(state.get("ledger") or (), stored["id"])
         return self.rendering.run(
             self.full_catalog(tools),
-            options,
+            **rebuilt(stored, state.get("ledger") or ()),
             request=request_of(conversation_of(state["messages"])),
-            account=Account(options.budget, ledger, stored["started"], stored["paused"]),
-            run_id=stored["id"],
             tool_timeout=self._tool_timeout,
             fallback=self._fallback,
         )
@@ -265,16 +259,8 @@ def _rendering(
 
 def _specialist_tools(given: Iterable[Specialist | SpecialistTool], catalog: Catalog) -> dict[str, SpecialistTool]:
     """Return all specialists as tools by name, each with its fallback."""
-    tools: dict[str, SpecialistTool] = {}
-    for item in [*given, *catalog.specialists]:
-        tool = item if isinstance(item, SpecialistTool) else SpecialistTool(item)
-        if tool.name in tools:
-            raise CatalogError(f"Two specialists are named {tool.name!r}: rename one.")
-        tools[tool.name] = tool
-    for tool in tools.values():
-        name = tool.specialist.fallback
-        if name is not None:
-            if name not in tools:
-                raise CatalogError(f"fallback of {tool.name!r} names {name!r}; the specialists are {sorted(tools)}.")
-            tool.caller.fallback = tools[name].caller
-    return tools
+    tools = [
+        item if isinstance(item, SpecialistTool) else SpecialistTool(item) for item in [*given, *catalog.specialists]
+    ]
+    linked = link_fallbacks(tool.caller for tool in tools)
+    return {tool.name: tool.model_copy(update={"caller": linked[tool.specialist.name]}) for tool in tools}

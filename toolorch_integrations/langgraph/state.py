@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import operator
-import time
-import uuid
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -14,7 +12,7 @@ from typing_extensions import NotRequired, TypedDict  # noqa: UP035 (pydantic wa
 from toolorch_integrations.budget import Budget
 from toolorch_integrations.ledger import Ledger
 from toolorch_integrations.preferences import Preferences
-from toolorch_integrations.run import RunOptions
+from toolorch_integrations.run_state import RunState
 from toolorch_integrations.view import CatalogFilter
 
 RUN_KEY = "toolorch_run"
@@ -32,39 +30,11 @@ class OrchestratorContext(TypedDict, total=False):
     catalog: CatalogFilter | dict[str, Any]
 
 
-class RunState(TypedDict):
-    """What a run needs to go on in another process. JSON-safe: no clients, no ids of tokens."""
-
-    id: str
-    options: dict[str, Any]
-    started: float
-    """Epoch seconds."""
-    paused: float
-    """Seconds spent waiting for a person."""
-    updated: float
-    """Epoch seconds of the last policy call's end."""
-    confirmed: list[str]
-    """`tool_call_id`s of destructive calls that a person has said yes to."""
-
-
 class OrchestratorState(AgentState[Any]):
     """An agent's state with the ledger of its calls; parallel calls add to it side by side."""
 
     ledger: NotRequired[Annotated[list[dict[str, Any]], OmitFromInput, operator.add]]
     run: NotRequired[Annotated[RunState, PrivateStateAttr]]
-
-
-def new_run(options: RunOptions) -> RunState:
-    """Return the state of a run that begins now."""
-    now = time.time()
-    return RunState(
-        id=uuid.uuid4().hex,
-        options=options.model_dump(mode="json"),
-        started=now,
-        paused=0.0,
-        updated=now,
-        confirmed=[],
-    )
 
 
 def ledger_of(result: Mapping[str, Any], *, all_runs: bool = False) -> Ledger:

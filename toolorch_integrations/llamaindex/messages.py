@@ -19,7 +19,9 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.llms.openai.utils import to_openai_message_dict
 
+from toolorch_integrations import turns
 from toolorch_integrations.prompt import OBSERVER
+from toolorch_integrations.turns import Kind, since_request
 
 MARKS = "toolorch"
 """Key of `additional_kwargs`: `name` of a user or tool message, `status`, and of a tool message `error`, `final` and
@@ -135,10 +137,7 @@ def observer_message(text: str) -> ChatMessage:
 
 def run_messages(messages: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
     """Return what has happened since the newest user message, that message left out."""
-    for index in range(len(messages) - 1, -1, -1):
-        if messages[index].role == MessageRole.USER and _mark(messages[index], "name") != OBSERVER:
-            return messages[index + 1 :]
-    return messages
+    return since_request(messages, lambda m: m.role == MessageRole.USER and _mark(m, "name") != OBSERVER)
 
 
 def contributions_of(messages: Sequence[ChatMessage]) -> list[Mapping[str, Any]]:
@@ -160,19 +159,15 @@ def final_reply(messages: Sequence[ChatMessage]) -> str | None:
 
 def failed_turns(messages: Sequence[ChatMessage]) -> int:
     """Return how many turns at the end of the run brought nothing but errors."""
-    count = 0
-    bad = good = False
-    for message in reversed(run_messages(messages)):
-        if message.role == MessageRole.ASSISTANT:
-            if good or not bad:
-                break
-            count += 1
-            good = bad = False
-        elif message.role == MessageRole.TOOL and not _mark(message, "error"):
-            good = True
-        elif message.role in (MessageRole.TOOL, MessageRole.USER):
-            bad = True
-    return count
+    return turns.failed_turns(map(_kind, reversed(run_messages(messages))))
+
+
+def _kind(message: ChatMessage) -> Kind:
+    if message.role == MessageRole.ASSISTANT:
+        return Kind.REPLY
+    if message.role == MessageRole.TOOL and not _mark(message, "error"):
+        return Kind.RESULT
+    return Kind.ERROR if message.role in (MessageRole.TOOL, MessageRole.USER) else Kind.OTHER
 
 
 def _parsed(block: ToolCallBlock) -> dict[str, Any] | None:

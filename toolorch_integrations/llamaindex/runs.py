@@ -11,11 +11,9 @@ from llama_index.core.memory import BaseMemory
 from llama_index.core.tools import AsyncBaseTool, BaseTool
 from llama_index_instrumentation.dispatcher import active_instrument_tags
 
-from toolorch_integrations.budget import Account
 from toolorch_integrations.catalog import Catalog, Catalogs
 from toolorch_integrations.entry import AnyEntry, Specialist
 from toolorch_integrations.errors import CatalogError
-from toolorch_integrations.ledger import Call, Ledger
 from toolorch_integrations.llamaindex.capture import reporter_of
 from toolorch_integrations.llamaindex.messages import conversation_of
 from toolorch_integrations.llamaindex.select_rendering import make_rendering
@@ -31,6 +29,7 @@ from toolorch_integrations.llamaindex.state import (
 from toolorch_integrations.llamaindex.tools import HANDOFF, as_tools, tool_entry, tool_key
 from toolorch_integrations.prompt import request_of
 from toolorch_integrations.run import Run, RunOptions, Runs
+from toolorch_integrations.run_state import catch_up, rebuilt
 from toolorch_integrations.select_functions import SelectTools
 from toolorch_integrations.specialist import SpecialistCaller
 
@@ -116,10 +115,7 @@ class AgentRuns:
             state = new_state(await self.options(ctx), messages, state)
         self._in_mid_turn.end(state["run"]["id"])
         run = self._runs.get(state["run"]["id"], lambda: self._build(state, messages, offered))
-        run.account.paused = max(run.account.paused, state["run"]["paused"])
-        calls = [call for call in state["ledger"] if call["run_id"] == run.id]
-        if len(calls) > len(run.account.ledger):  # another process went on with the run in the meantime
-            run.account.catch_up(Call.from_dict(call) for call in calls)
+        catch_up(run, state["run"], state["ledger"])
         if begins or state["run"]["workflow_run"] != workflow_run:
             reporter = reporter_of()
             if reporter is not None:
@@ -213,18 +209,10 @@ class AgentRuns:
         return under_way and stored["mark"] == mark_of(messages)
 
     def _build(self, state: AgentState, messages: Sequence[ChatMessage], offered: Sequence[BaseTool]) -> Run:
-        stored = state["run"]
-        options = RunOptions.model_validate(stored["options"])
-        # A run that began in another process has waited since: for a person, or to be resumed at all.
-        paused = stored["paused"] + max(0.0, time.time() - stored["updated"])
         return self.rendering.run(
             self.full_catalog(offered),
-            options,
+            **rebuilt(state["run"], state["ledger"]),
             request=request_of(conversation_of(messages)),
-            account=Account(
-                options.budget, Ledger.from_dicts(state["ledger"], stored["id"]), stored["started"], paused
-            ),
-            run_id=stored["id"],
             tool_timeout=self._tool_timeout,
             fallback=self._fallback,
         )

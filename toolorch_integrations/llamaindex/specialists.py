@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Annotated, Any
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
@@ -19,10 +20,10 @@ from pydantic import BaseModel, Field
 from toolorch_integrations.catalog import Catalog
 from toolorch_integrations.completion import Completion, estimate_tokens
 from toolorch_integrations.entry import Price, Specialist, specialist_parameters
-from toolorch_integrations.errors import CatalogError, EndpointError
+from toolorch_integrations.errors import EndpointError
 from toolorch_integrations.llamaindex.messages import conversation_of, text_of
 from toolorch_integrations.prompt import text_of as plain_text
-from toolorch_integrations.specialist import Ask, AsyncAsk, SpecialistCaller, SpecialistReply
+from toolorch_integrations.specialist import Ask, AsyncAsk, SpecialistCaller, SpecialistReply, link_fallbacks
 
 SPECIALIST_TAGS = {"toolorch_role": "specialist"}
 """Marks model calls that capture must not take for the policy's."""
@@ -55,7 +56,11 @@ class SpecialistTool(FunctionTool):
 
     def __init__(self, specialist: Specialist, source: Source | None = None) -> None:
         ask, aask = _asking(source, specialist.name)
-        self.caller = SpecialistCaller(specialist, ask, aask)
+        self._ask_through(SpecialistCaller(specialist, ask, aask))
+
+    def _ask_through(self, caller: SpecialistCaller) -> None:
+        specialist = caller.specialist
+        self.caller = caller
         super().__init__(
             fn=self.call,
             metadata=ToolMetadata(
@@ -65,6 +70,12 @@ class SpecialistTool(FunctionTool):
             ),
         )
         self.requires_context, self.ctx_param_name = True, "ctx"
+
+    def asking_through(self, caller: SpecialistCaller) -> SpecialistTool:
+        """Return this tool with another caller of its specialist: one that has its fallbacks."""
+        tool = copy(self)
+        tool._ask_through(caller)
+        return tool
 
     @property
     def specialist(self) -> Specialist:
@@ -126,22 +137,11 @@ def specialist_tools(given: Sequence[Specialist | SpecialistTool], catalog: Cata
     Raises:
         CatalogError: Two share a name, or a fallback names none of them.
     """
-    tools: dict[str, SpecialistTool] = {}
-    for item in [*given, *catalog.specialists]:
-        tool = item if isinstance(item, SpecialistTool) else SpecialistTool(item)
-        name = tool.specialist.name
-        if name in tools:
-            raise CatalogError(f"Two specialists are named {name!r}: rename one.")
-        tools[name] = tool
-    for tool in tools.values():
-        fallback = tool.specialist.fallback
-        if fallback is not None:
-            if fallback not in tools:
-                raise CatalogError(
-                    f"fallback of {tool.specialist.name!r} names {fallback!r}; the specialists are {sorted(tools)}."
-                )
-            tool.caller.fallback = tools[fallback].caller
-    return tools
+    tools = [
+        item if isinstance(item, SpecialistTool) else SpecialistTool(item) for item in [*given, *catalog.specialists]
+    ]
+    linked = link_fallbacks(tool.caller for tool in tools)
+    return {name: tool.asking_through(caller) for tool, (name, caller) in zip(tools, linked.items(), strict=True)}
 
 
 def _asking(source: Source | None, name: str) -> tuple[Ask | None, AsyncAsk | None]:

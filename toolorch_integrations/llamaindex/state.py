@@ -7,20 +7,20 @@ share a store have a part of it each.
 from __future__ import annotations
 
 import hashlib
-import time
-import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 from llama_index.core.agent.workflow.agent_context import AgentContext
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.workflow import Context
+from typing_extensions import TypedDict
 
 from toolorch_integrations.budget import Budget
 from toolorch_integrations.ledger import Ledger
 from toolorch_integrations.llamaindex.messages import text_of
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.run import RunOptions, given_options
+from toolorch_integrations.run_state import RunState, new_run
 from toolorch_integrations.view import CatalogFilter
 
 STATE_KEY = "toolorch"
@@ -28,17 +28,9 @@ OPTIONS_KEY = "toolorch_options"
 REQUEST_KEY = "toolorch_request"
 
 
-class RunState(TypedDict):
-    """What a run needs to go on in another process: no clients, no ids of tokens."""
+class AgentRunState(RunState):
+    """What a run of an agent needs besides to go on in another process."""
 
-    id: str
-    options: dict[str, Any]
-    started: float
-    """Epoch seconds."""
-    paused: float
-    """Seconds spent waiting for a person."""
-    updated: float
-    """Epoch seconds of the last policy call's end."""
     open: bool
     """Whether the run has not given its answer yet."""
     workflow_run: str
@@ -47,8 +39,6 @@ class RunState(TypedDict):
     """Fingerprint of the messages that the run began with."""
     pending: dict[str, Any] | None
     """Destructive calls of the last reply wait for a person: how often they were asked, and what was wrong."""
-    confirmed: list[str]
-    """Ids of the destructive calls of this turn that a person has said yes to."""
     edits: dict[str, dict[str, Any]]
     """`name` and `arguments` that a person has put in the place of a call of this turn, by call id."""
 
@@ -56,7 +46,7 @@ class RunState(TypedDict):
 class AgentState(TypedDict):
     """What one agent keeps."""
 
-    run: RunState
+    run: AgentRunState
     scratchpad: list[ChatMessage]
     """Messages of the run so far; they go to the memory when it ends."""
     ledger: list[dict[str, Any]]
@@ -109,20 +99,14 @@ async def options_of(ctx: AgentContext, own: RunOptions) -> RunOptions:
 
 def new_state(options: RunOptions, messages: Sequence[ChatMessage], before: AgentState | None) -> AgentState:
     """Return the state of a run that begins now; the ledger of earlier runs is kept."""
-    now = time.time()
-    run = RunState(
-        id=uuid.uuid4().hex,
-        options=options.model_dump(mode="json"),
-        started=now,
-        paused=0.0,
-        updated=now,
-        open=True,
-        workflow_run="",
-        mark=mark_of(messages),
-        pending=None,
-        confirmed=[],
-        edits={},
-    )
+    run: AgentRunState = {
+        **new_run(options),
+        "open": True,
+        "workflow_run": "",
+        "mark": mark_of(messages),
+        "pending": None,
+        "edits": {},
+    }
     return AgentState(run=run, scratchpad=[], ledger=list(before["ledger"]) if before else [])
 
 
