@@ -11,17 +11,20 @@ from tests.scenarios import TOOLS, Scenario
 from toolorch_integrations import Catalog, Price, Specialist, Tool
 from toolorch_integrations.langgraph import ChatPolicy, create_orchestrator
 
+PRICE = Price(input=1.0, output=2.0)
+
 
 async def run_langgraph(
-    scenario: Scenario, url: str, specialists: list[Specialist]
+    scenario: Scenario, url: str, specialists: list[Specialist], *, priced: str = "policy"
 ) -> tuple[str, list[dict[str, Any]]]:
-    """Return the answer and the ledger's calls."""
+    """Return the answer and the ledger's calls; the price of tokens is said by the `policy` or the `agent`."""
     agent = create_orchestrator(
-        ChatPolicy(model="scripted", base_url=url, max_retries=0, price=Price(input=1.0, output=2.0)),
+        ChatPolicy(model="scripted", base_url=url, max_retries=0, price=None if priced == "agent" else PRICE),
         TOOLS,
         specialists=specialists,
         catalog=Catalog([Tool(name=name, price=price) for name, price in scenario.prices.items()]),
         system_prompt=scenario.system_prompt,
+        price=PRICE if priced == "agent" else None,
         checkpointer=InMemorySaver(),
     )
     config = {"configurable": {"thread_id": "only"}}

@@ -230,6 +230,8 @@ def failing() -> list[Scenario]:
             "given-up": [reply],
         }.items()
     ]
+    others = {"catalog": CatalogFilter(deny=frozenset({"coder", "writer", "rescued"}))}
+    found += [Scenario("error-nobody", [Reply("overloaded", status=503)], request="Anybody?", options=others)]
     found += [
         Scenario(f"error-server-{status}", [Reply("overloaded", status=status)], request="Anybody?")
         for status in (500, 503)

@@ -16,6 +16,7 @@ from typing import Any
 import openai
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
@@ -40,6 +41,7 @@ from toolorch_integrations import (
 from toolorch_integrations.capture import CaptureSession, capture
 from toolorch_integrations.events import Deferred, TraceStatus
 from toolorch_integrations.langgraph import CaptureHandler, ChatPolicy, as_specialist, create_orchestrator, ledger_of
+from toolorch_integrations.policy_step import NO_ANSWER
 from toolorch_integrations.recorder import Recorder
 from toolorch_integrations.store import TraceStore
 from toolorch_integrations.testing import Reply, ScriptedPolicy
@@ -417,6 +419,35 @@ def test_an_interrupted_run_goes_on_in_another_process(store: TraceStore, tmp_pa
 # --- how runs end ---
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("scope", [False, True])
+def test_a_breakpoint_is_waited_at_in_the_same_trace(store: TraceStore, asynchronous: bool, scope: bool):
+    recorder = Recorder(store)
+    config: Any = CONFIG if scope else {**CONFIG, "callbacks": [CaptureHandler(recorder)]}
+    with (
+        RecordedPolicy([ADD, "It is 4."]) as server,
+        capture(store) if scope else contextlib.nullcontext() as session,
+        asyncio.Runner() as runner,
+    ):
+        agent = create_agent(chat_policy(server), [add], checkpointer=InMemorySaver(), interrupt_before=["tools"])
+
+        def go(inputs: Any) -> None:
+            if asynchronous:
+                runner.run(agent.ainvoke(inputs, config))
+            else:
+                agent.invoke(inputs, config)
+
+        go(ASK)
+        (session or recorder).flush()
+        assert [trace.status for trace in traces(store)] == [TraceStatus.INTERRUPTED]
+        go(None)
+    assert recorder.close()
+    (trace,) = traces(store)
+    assert (trace.status, trace.request, trace.answer) == (TraceStatus.ANSWERED, "What is 2 + 2?", "It is 4.")
+    assert assert_exact(store, server) == 2
+    assert len(list(trace.paths())) == 1
+
+
 def test_a_budget_that_ends_a_run_is_its_status(store: TraceStore):
     with RecordedPolicy([ADD]) as server, capture(store):
         create_orchestrator(chat_policy(server), [add], budget=Budget(turns=2)).invoke(ASK)
@@ -460,6 +491,38 @@ def test_a_specialist_in_the_policys_place_is_charged_to_the_trace(store: TraceS
     assert trace.totals.dollars == pytest.approx(ledger_of(result).dollars)
 
 
+def test_a_run_that_nobody_could_answer_is_an_error(store: TraceStore):
+    overloaded = Reply("overloaded", status=503)
+    with RecordedPolicy([overloaded]) as server, ScriptedPolicy([overloaded]) as expert, capture(store):
+        create_orchestrator(chat_policy(server), specialists=[specialist(expert)]).invoke(ASK)
+    (trace,) = traces(store)
+    assert (trace.status, trace.answer) == (TraceStatus.ERROR, NO_ANSWER)
+    assert trace.error.endswith("; expert failed too")
+
+
+def test_a_model_that_no_orchestrator_asks_is_not_the_policy(store: TraceStore):
+    class Summariser(AgentMiddleware):
+        def before_model(self, state: Any, runtime: Any) -> None:
+            chat_policy(helper).invoke("Sum up.")
+
+    with (
+        RecordedPolicy([ADD, "It is 4."]) as server,
+        ScriptedPolicy(["Short."], model="helper") as helper,
+        capture(store),
+    ):
+        price = Price(input=1, output=2, call=0.5)
+        agent = create_orchestrator(chat_policy(server), [add], price=price, middleware=[Summariser()])
+        result = agent.invoke(ASK)
+    (trace,) = traces(store)
+    turns = [node.turn for node in trace.graph.nodes if node.turn is not None]
+    assert {(turn.model, turn.is_policy, turn.dollars > 0) for turn in turns} == {
+        ("scripted", True, True),
+        ("helper", False, False),
+    }
+    assert trace.totals.turns == 2
+    assert trace.totals.dollars == pytest.approx(ledger_of(result).dollars)
+
+
 def test_specialists_are_calls_and_never_sampled_turns(store: TraceStore):
     script = [Reply(calls=[("expert", {"task": "Go."})]), "Done."]
     with (
@@ -474,7 +537,7 @@ def test_specialists_are_calls_and_never_sampled_turns(store: TraceStore):
     assert [(call.call.kind.value, call.call.model) for call in trace.calls] == [("specialist", "specialist")]
 
 
-async def test_a_cancelled_run_is_an_error_and_leaves_nothing_behind(store: TraceStore):
+async def test_a_cancelled_run_is_interrupted_and_leaves_nothing_behind(store: TraceStore):
     asked, release = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -495,7 +558,26 @@ async def test_a_cancelled_run_is_an_error_and_leaves_nothing_behind(store: Trac
             assert handler._traces == {}
             assert handler._pending == {}
         release.set()
-    assert {trace.status for trace in traces(store)} == {TraceStatus.ERROR}
+    assert {(trace.status, trace.error) for trace in traces(store)} == {(TraceStatus.INTERRUPTED, "")}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_stream_that_nobody_reads_on_is_interrupted(store: TraceStore, asynchronous: bool):
+    async def look(agent: Any) -> None:
+        stream = agent.astream(ASK)
+        await anext(stream)
+        await stream.aclose()
+
+    with ScriptedPolicy([ADD, "It is 4."]) as server, capture(store):
+        agent = create_agent(chat_policy(server), [add])
+        if asynchronous:
+            asyncio.run(look(agent))
+        else:
+            stream = agent.stream(ASK)
+            next(stream)
+            stream.close()
+    (trace,) = traces(store)
+    assert (trace.status, trace.error) == (TraceStatus.INTERRUPTED, "")
 
 
 # --- side by side ---

@@ -42,6 +42,7 @@ from toolorch_integrations.langgraph import (
     ledger_of,
 )
 from toolorch_integrations.observation import MAX_CHARACTERS
+from toolorch_integrations.policy_step import NO_ANSWER
 from toolorch_integrations.prompt import ORCHESTRATOR_PROMPT
 from toolorch_integrations.testing import Reply, ScriptedPolicy
 
@@ -880,7 +881,7 @@ def test_when_the_fallback_fails_too_the_run_ends_and_says_so(go: Go):
     with ScriptedPolicy([Reply("overloaded", status=503)]) as server:
         agent = create_orchestrator(chat_policy(server), specialists=[specialist(server)])
         result = go(agent, ASK)
-    assert result["messages"][-1].text.startswith("Error: expert failed: ")
+    assert result["messages"][-1].text == NO_ANSWER
     assert result["messages"][-1].response_metadata["toolorch_status"] == "error"
 
 

@@ -99,6 +99,20 @@ async def test_the_same_requests_and_the_same_traces(kind: str, stage: Stage, tm
     assert prompts >= len(KINDS[kind]())
 
 
+async def test_a_price_on_the_agent_is_charged_alike(stage: Stage, tmp_path: Path) -> None:
+    with TraceStore(tmp_path / "one.db") as one, TraceStore(tmp_path / "other.db") as other:
+        for scenario in [*KINDS["single"]()[::9], *KINDS["handed over"]()[::9]]:
+            with capture(one) as session:
+                langgraph = await play(stage, scenario, run_langgraph, session, priced="agent")
+            with capture(other) as session:
+                llamaindex = await play(stage, scenario, run_llamaindex, session, priced="agent")
+            assert llamaindex.ledger == langgraph.ledger, scenario.name
+            assert plain_trace(llamaindex.trace) == plain_trace(langgraph.trace), scenario.name
+            assert llamaindex.trace is not None
+            spent = sum(call["dollars"] for call in llamaindex.ledger)
+            assert llamaindex.trace.totals.dollars == pytest.approx(spent) != 0.0, scenario.name
+
+
 async def test_a_stream_is_the_same_run(stage: Stage, tmp_path: Path) -> None:
     with TraceStore(tmp_path / "traces.db") as store:
         for scenario in [*KINDS["single"]()[::5], *KINDS["error"]()[::5], *KINDS["parallel"]()[::5]]:

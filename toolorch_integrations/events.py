@@ -119,7 +119,8 @@ class PolicyCalled:
     agent: str = ""
     """Which subagent or namespace asked; empty for the run's own agent."""
     is_policy: bool = True
-    """False for a model call that is not the policy's (a summariser of the app, say): kept, not trained on."""
+    """False for a model call that no orchestrator made, in a run that has one (a summariser of the app, say): kept,
+    neither trained on nor charged. In runs without an orchestrator all model calls are the policy's."""
     status: CallStatus = CallStatus.OK
     error: str = ""
     raw_text: str = ""

@@ -25,6 +25,9 @@ from toolorch_integrations.steps import Steps
 
 logger = logging.getLogger(__name__)
 
+NO_ANSWER = "No answer could be given: the models that could give one are not available now. Please try again later."
+"""What the user is told when the policy and its fallback have failed."""
+
 Response = TypeVar("Response")
 """What a face's framework gives back for a model call."""
 Outcome = TypeVar("Outcome")
@@ -42,6 +45,9 @@ class Reporter(Protocol):
 
     def budget_ended(self) -> None:
         """Report that a limit ends the run."""
+
+    def run_failed(self, error: str) -> None:
+        """Report that nobody could answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +240,12 @@ class PolicyStep(ABC, Generic[Response, Outcome]):
         if self.reporter is not None:
             for call in calls:
                 self.reporter.call_ended(call, {}, reply.text, started)
-        text = self.fallback_answer(reply.text) if reply.ok else reply.text
-        return self.answer(text, "answered" if reply.ok else "error")
+        if reply.ok:
+            return self.answer(self.fallback_answer(reply.text), "answered")
+        logger.warning("The fallback %s failed too: %s", self.fallback.specialist.name, reply.text)
+        if self.reporter is not None:
+            self.reporter.run_failed(f"{reason}; {self.fallback.specialist.name} failed too")
+        return self.answer(NO_ANSWER, "error")
 
     def _end(self, turn: Turn) -> Response:
         if turn.limit is not None:

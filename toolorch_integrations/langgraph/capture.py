@@ -6,6 +6,7 @@ callbacks cannot see: prices, budget, preferences, the catalogue, and calls that
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -14,17 +15,18 @@ from functools import partial
 from typing import Any, cast
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
+from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
+from langgraph.callbacks import GraphCallbackHandler, GraphInterruptEvent, GraphResumeEvent
 from langgraph.errors import GraphInterrupt
 from langgraph.types import Command
 
 from toolorch_integrations.capture import CaptureSession, active_session
-from toolorch_integrations.entry import Price
 from toolorch_integrations.events import CallEnded, Deferred, TraceEnded, TraceStarted, TraceStatus
+from toolorch_integrations.langgraph.lifecycle import hear_graph_events
 from toolorch_integrations.langgraph.specialists import SPECIALIST_METADATA
 from toolorch_integrations.langgraph.trace_events import (
     OpenTrace,
@@ -38,11 +40,14 @@ from toolorch_integrations.langgraph.trace_events import (
 )
 from toolorch_integrations.ledger import Call, CallStatus
 from toolorch_integrations.recorder import Recorder
-from toolorch_integrations.reporting import annotation
+from toolorch_integrations.reporting import annotation, policy_price
 from toolorch_integrations.run import Run
 
+_GIVEN_UP = (GraphInterrupt, GeneratorExit, asyncio.CancelledError)
+"""How a run ends that waits for a person, whose stream nobody reads on, or that was cancelled."""
 
-class CaptureHandler(BaseCallbackHandler):
+
+class CaptureHandler(GraphCallbackHandler):
     """Captures the runs that it is a callback of: `agent.invoke(..., config={"callbacks": [handler]})`.
 
     Args:
@@ -82,19 +87,25 @@ class CaptureHandler(BaseCallbackHandler):
         """End the trace with its root run."""
         trace = self._traces.pop(run_id, None)
         if trace is not None and trace.root == run_id:
-            self._end(trace, trace.status or TraceStatus.ANSWERED, answer=answer_of(outputs))
+            self._end(trace, trace.status or TraceStatus.ANSWERED, answer=answer_of(outputs), error=trace.error)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """End the trace with its root run; an interrupt on the way up means that it waits."""
+        """End the trace with its root run."""
         trace = self._traces.pop(run_id, None)
-        if trace is None:
-            return
-        waits = isinstance(error, GraphInterrupt)
-        if waits:
+        if trace is not None and trace.root == run_id:
+            self._failed(trace, error)
+
+    def on_interrupt(self, event: GraphInterruptEvent) -> None:
+        """Note that a graph waits: for a person, or at a breakpoint."""
+        trace = self.trace_of(event.run_id)
+        if trace is not None:
             trace.status = TraceStatus.INTERRUPTED
-        if trace.root == run_id:
-            text = "" if waits else f"{type(error).__name__}: {error}"
-            self._end(trace, TraceStatus.INTERRUPTED if waits else TraceStatus.ERROR, error=text)
+
+    def on_resume(self, event: GraphResumeEvent) -> None:
+        """Note that a graph goes on which has waited in the same trace."""
+        trace = self.trace_of(event.run_id)
+        if trace is not None and trace.status is TraceStatus.INTERRUPTED:
+            trace.status = None
 
     # --- model calls ---
 
@@ -117,8 +128,10 @@ class CaptureHandler(BaseCallbackHandler):
         if trace is None:
             trace = self._begin(run_id, name or "", metadata, {"messages": messages[0]})
         trace.runs.add(run_id)
+        options, price = kwargs.get("invocation_params") or {}, policy_price()
+        is_policy = price is not None or not trace.orchestrated
         self._pending[run_id] = PendingCall(
-            trace, time.time(), time.perf_counter(), messages[0], kwargs.get("invocation_params") or {}, metadata
+            trace, time.time(), time.perf_counter(), messages[0], options, metadata, price, is_policy
         )
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
@@ -141,7 +154,7 @@ class CaptureHandler(BaseCallbackHandler):
         self.recorder.put(Deferred(pending.trace.id, partial(policy_failed, pending, text, seconds)))
         if pending.trace.root == run_id:
             self._traces.pop(run_id, None)
-            self._end(pending.trace, TraceStatus.ERROR, error=text)
+            self._failed(pending.trace, error)
 
     # --- tool calls ---
 
@@ -184,7 +197,7 @@ class CaptureHandler(BaseCallbackHandler):
         self._traces[run_id] = trace
         thread_id = str(metadata.get("thread_id") or "")
         started = time.time()
-        resume = isinstance(inputs, Command) and inputs.resume is not None
+        resume = inputs is None or isinstance(inputs, Command)  # What LangGraph goes on with a thread by.
 
         def begun() -> TraceStarted:
             return TraceStarted(
@@ -199,6 +212,12 @@ class CaptureHandler(BaseCallbackHandler):
 
         self.recorder.put(Deferred(trace.id, begun))
         return trace
+
+    def _failed(self, trace: OpenTrace, error: BaseException) -> None:
+        if isinstance(error, _GIVEN_UP):
+            self._end(trace, TraceStatus.INTERRUPTED)
+        else:
+            self._end(trace, TraceStatus.ERROR, error=f"{type(error).__name__}: {error}")
 
     def _adopt(self, run_id: UUID, trace: OpenTrace) -> None:
         self._traces[run_id] = trace
@@ -236,12 +255,18 @@ class RunReporter:
 
     targets: Sequence[tuple[CaptureHandler, OpenTrace]]
 
-    def run_began(self, run: Run, price: Price) -> None:
-        """Report preferences, budget, catalogue and the policy's price, once a trace."""
+    def orchestrator_began(self) -> None:
+        """Say that an orchestrator begins to work."""
+        for _, trace in self.targets:
+            trace.orchestrated = True
+
+    def run_began(self, run: Run) -> None:
+        """Report preferences, budget and catalogue, once a trace."""
+        self.orchestrator_began()
         for handler, trace in self.targets:
             if trace.annotated:
                 continue
-            trace.annotated, trace.price = True, price
+            trace.annotated = True
             handler.recorder.put(annotation(trace.id, run))
 
     def claim(self, call_id: str) -> None:
@@ -258,6 +283,11 @@ class RunReporter:
         """Report that a limit ends the run."""
         for _, trace in self.targets:
             trace.status = TraceStatus.BUDGET
+
+    def run_failed(self, error: str) -> None:
+        """Report that nobody could answer."""
+        for _, trace in self.targets:
+            trace.status, trace.error = TraceStatus.ERROR, error
 
 
 def reporter_of() -> RunReporter | None:
@@ -287,7 +317,9 @@ class _Active:
         return _handlers.get(session) if session is not None else None
 
 
-register_configure_hook(cast("ContextVar[Any]", _Active()), inheritable=True)
+_active = _Active()
+register_configure_hook(cast("ContextVar[Any]", _active), inheritable=True)
+hear_graph_events(_active.get)
 
 
 def attach(session: CaptureSession) -> Callable[[], None]:

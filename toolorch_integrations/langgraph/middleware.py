@@ -30,6 +30,7 @@ from toolorch_integrations.langgraph.state import OrchestratorState
 from toolorch_integrations.langgraph.tool_step import Execute, ToolStep
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.prompt import request_of
+from toolorch_integrations.reporting import asks_policy
 from toolorch_integrations.run import Run, RunOptions, Runs
 from toolorch_integrations.run_state import RunState, catch_up, new_run, rebuilt
 from toolorch_integrations.select_functions import SelectTools, check_rendering
@@ -130,6 +131,9 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
                 "The orchestrator was called without messages. If it is a node of a graph whose state has no "
                 "`messages`, add it with as_node(orchestrator, input_key=..., output_key=...)."
             )
+        reporter = reporter_of()
+        if reporter is not None:
+            reporter.orchestrator_began()
         return {"run": new_run(self._options.with_context(runtime.context))}
 
     async def abefore_agent(self, state: OrchestratorState, runtime: Runtime[Any]) -> dict[str, Any]:
@@ -144,7 +148,8 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
         def perform(wanted: Any) -> Any:
             if isinstance(wanted, AskSpecialist):
                 return within(wanted.timeout, partial(wanted.caller.call, wanted.conversation))
-            return within(wanted.timeout, partial(handler, wanted.request))
+            with asks_policy(self._price):
+                return within(wanted.timeout, partial(handler, wanted.request))
 
         return drive(self._model_steps(request), perform)
 
@@ -159,7 +164,8 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
         async def perform(wanted: Any) -> Any:
             if isinstance(wanted, AskSpecialist):
                 return await awithin(wanted.timeout, wanted.caller.acall(wanted.conversation))
-            return await awithin(wanted.timeout, handler(wanted.request))
+            with asks_policy(self._price):
+                return await awithin(wanted.timeout, handler(wanted.request))
 
         return adrive(self._model_steps(request), perform)
 
@@ -198,7 +204,7 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
         pauses_of(run).step_begins(run.account, stored["updated"])
         reporter = reporter_of()
         if reporter is not None:
-            reporter.run_began(run, self._price)
+            reporter.run_began(run)
         return run
 
     def _build(self, stored: RunState, state: Mapping[str, Any], tools: Sequence[BaseTool | dict[str, Any]]) -> Run:

@@ -26,8 +26,9 @@ class OpenTrace:
     runs: set[UUID] = field(default_factory=set)
     claimed: set[str] = field(default_factory=set)
     status: TraceStatus | None = None
-    price: Price = field(default_factory=Price)
-    """What the policy's tokens cost, where its model does not say."""
+    error: str = ""
+    orchestrated: bool = False
+    """An orchestrator works in it: model calls that it does not make are not the policy's."""
     annotated: bool = False
 
 
@@ -41,6 +42,9 @@ class PendingCall:
     subject: Any
     options: Mapping[str, Any]
     metadata: Mapping[str, Any]
+    price: Price | None = None
+    """What an orchestrator pays for a model call, where its model does not say; None: no orchestrator made it."""
+    is_policy: bool = True
 
 
 def policy_called(pending: PendingCall, response: LLMResult, seconds: float) -> PolicyCalled:
@@ -69,8 +73,9 @@ def policy_called(pending: PendingCall, response: LLMResult, seconds: float) -> 
         usage={"prompt_tokens": tokens[0], "completion_tokens": tokens[1], **_held(metadata)},
         started=pending.started,
         seconds=seconds,
-        dollars=metadata.get("dollars", pending.trace.price.dollars(*tokens)),
+        dollars=metadata.get("dollars", (pending.price or Price()).dollars(*tokens)),
         agent=pending.metadata.get("lc_agent_name") or "",
+        is_policy=pending.is_policy,
         invalid_tool_calls=[dict(call) for call in message.invalid_tool_calls],
     )
 
@@ -83,6 +88,7 @@ def policy_failed(pending: PendingCall, error: str, seconds: float) -> PolicyCal
         model=pending.metadata.get("ls_model_name") or "",
         started=pending.started,
         seconds=seconds,
+        is_policy=pending.is_policy,
         status=CallStatus.ERROR,
         error=error,
     )

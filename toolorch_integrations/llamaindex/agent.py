@@ -37,6 +37,7 @@ from toolorch_integrations.llamaindex.tools import HANDOFF, AnyTool, as_tools
 from toolorch_integrations.llamaindex.turn_calls import confirmed, selections
 from toolorch_integrations.policy_step import AskSpecialist
 from toolorch_integrations.preferences import Preferences
+from toolorch_integrations.reporting import asks_policy
 from toolorch_integrations.run import Run, RunOptions
 from toolorch_integrations.select_functions import SelectTools
 from toolorch_integrations.steps import adrive, awithin
@@ -238,7 +239,8 @@ class OrchestratorAgent(BaseWorkflowAgent):
         async def perform(wanted: Any) -> Any:
             if isinstance(wanted, AskSpecialist):
                 return await awithin(wanted.timeout, wanted.caller.acall(wanted.conversation))
-            return await awithin(wanted.timeout, ask_llm(self, ctx, wanted.request))
+            with asks_policy(self.price):
+                return await awithin(wanted.timeout, ask_llm(self, ctx, wanted.request))
 
         outcome = await adrive(turn.steps(), perform)
         state["scratchpad"] = [*state["scratchpad"], *outcome.added]

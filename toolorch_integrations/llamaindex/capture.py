@@ -56,10 +56,13 @@ from toolorch_integrations.llamaindex.instrumentation import (
 from toolorch_integrations.llamaindex.specialists import SPECIALIST_TAGS
 from toolorch_integrations.overrides import overrides_for
 from toolorch_integrations.recorder import Recorder
-from toolorch_integrations.reporting import annotation
+from toolorch_integrations.reporting import annotation, policy_price
 from toolorch_integrations.run import Run
 from toolorch_integrations.trace_ids import new_trace_id
 from toolorch_integrations.versions import conversation_name
+
+_GIVEN_UP = (WorkflowCancelledByUser, asyncio.CancelledError, GeneratorExit)
+"""How a run ends that was cancelled, or whose stream nobody reads on."""
 
 
 @dataclass(eq=False)
@@ -78,6 +81,9 @@ class _Trace:
     open_calls: int = 0
     """Model calls, such as streams, that may outlive their span."""
     status: TraceStatus | None = None
+    error: str = ""
+    orchestrated: bool = False
+    """An orchestrator has said what it was asked to do."""
     ending: TraceEnded | None = None
     """How it ended, while a stream of it is still read."""
 
@@ -198,8 +204,9 @@ class CaptureHandler:
             return
         if error is None:
             status = trace.status or TraceStatus.ANSWERED
-            ending = TraceEnded(trace.id, status, answer="" if inspect.isgenerator(result) else text_in(result))
-        elif isinstance(error, (WorkflowCancelledByUser, asyncio.CancelledError)):
+            answer = "" if inspect.isgenerator(result) else text_in(result)
+            ending = TraceEnded(trace.id, status, answer=answer, error=trace.error)
+        elif isinstance(error, _GIVEN_UP):
             ending = TraceEnded(trace.id, TraceStatus.INTERRUPTED)
         else:
             ending = TraceEnded(trace.id, TraceStatus.ERROR, error=f"{type(error).__name__}: {error}")
@@ -235,6 +242,7 @@ class CaptureHandler:
             return
         self._begin(span.trace)
         span.trace.open_calls += 1
+        price = policy_price()
         call = LlmCall(
             span.trace.id,
             time.time(),
@@ -243,6 +251,8 @@ class CaptureHandler:
             {**event.additional_kwargs, **overrides_for(getattr(span.llm, "api_base", None))},
             span.llm,
             span.agent,
+            price,
+            is_policy=price is not None or not span.trace.orchestrated,
         )
         self._llm_calls[event.span_id or ""] = span.trace, call
 
@@ -257,7 +267,9 @@ class CaptureHandler:
         text = f"{type(error).__name__}: {error}"
         self.recorder.put(Deferred(trace.id, partial(policy_failed, call, text, seconds)))
         if trace.ending is not None and trace.ending.status is TraceStatus.ANSWERED:
-            trace.ending = TraceEnded(trace.id, TraceStatus.ERROR, error=text)
+            given_up = isinstance(error, _GIVEN_UP)
+            trace.ending.status = TraceStatus.INTERRUPTED if given_up else TraceStatus.ERROR
+            trace.ending.error = "" if given_up else text
         self._closed(trace, str)
 
     def _closed(self, trace: _Trace, answer: Callable[[], str]) -> None:
@@ -291,6 +303,7 @@ class RunReporter:
     def run_began(self, run: Run, *, resumed: bool) -> None:
         """Report preferences, budget and catalogue."""
         for handler, trace in self.targets:
+            trace.orchestrated = True
             handler.begin(trace, run.id, resumed)
             handler.recorder.put(annotation(trace.id, run))
 
@@ -309,6 +322,11 @@ class RunReporter:
         """Report that a limit ends the run."""
         for _, trace in self.targets:
             trace.status = TraceStatus.BUDGET
+
+    def run_failed(self, error: str) -> None:
+        """Report that nobody could answer."""
+        for _, trace in self.targets:
+            trace.status, trace.error = TraceStatus.ERROR, error
 
 
 def reporter_of() -> RunReporter | None:

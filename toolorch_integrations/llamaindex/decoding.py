@@ -11,6 +11,7 @@ from llama_index.core.tools import ToolOutput
 from pydantic import BaseModel
 
 from toolorch_integrations.call_step import specialist_calls
+from toolorch_integrations.entry import Price
 from toolorch_integrations.events import CallEnded, PolicyCalled, sampling_of
 from toolorch_integrations.ledger import Call, CallKind, CallStatus
 from toolorch_integrations.llamaindex.messages import broken_calls, conversation_of, to_openai
@@ -28,6 +29,8 @@ class LlmCall:
         options: What was given with the request.
         llm: The LLM; None where it is not known.
         agent: The subagent that asks.
+        price: What an orchestrator pays, where the LLM does not say; None: no orchestrator makes the call.
+        is_policy: Whether it is the policy's; see `PolicyCalled`.
         chunks: What a stream of an LLM that puts nothing together has brought.
     """
 
@@ -38,6 +41,8 @@ class LlmCall:
     options: Mapping[str, Any]
     llm: Any
     agent: str
+    price: Price | None = None
+    is_policy: bool = True
     chunks: list[Any] = field(default_factory=list)
 
 
@@ -48,6 +53,8 @@ def policy_called(call: LlmCall, response: ChatResponse | CompletionResponse | N
     logprobs = (choice.get("logprobs") or {}).get("content")
     token_ids = choice.get("token_ids")
     usage = {**(data.get("usage") or {}), "held_tokens": data.get("held_tokens")}
+    tokens = {key: usage.get(key) or 0 for key in ("prompt_tokens", "completion_tokens")}
+    said = response.additional_kwargs.get("dollars") if response is not None else None
     message = _message(response)
     return PolicyCalled(
         trace_id=call.trace_id,
@@ -62,12 +69,12 @@ def policy_called(call: LlmCall, response: ChatResponse | CompletionResponse | N
         logprobs_mode=getattr(call.llm, "logprobs_mode", ""),
         tools=call.options.get("tools"),
         finish_reason=choice.get("finish_reason") or "",
-        usage={key: usage.get(key) or 0 for key in ("prompt_tokens", "completion_tokens")}
-        | {key: usage[key] for key in ("held_tokens",) if usage[key] is not None},
+        usage=tokens | {key: usage[key] for key in ("held_tokens",) if usage[key] is not None},
         started=call.started,
         seconds=seconds,
-        dollars=response.additional_kwargs.get("dollars", 0.0) if response is not None else 0.0,
+        dollars=(call.price or Price()).dollars(*tokens.values()) if said is None else said,
         agent=call.agent,
+        is_policy=call.is_policy,
         invalid_tool_calls=[
             {"id": block.tool_call_id, "name": block.tool_name, "args": block.tool_kwargs}
             for block in broken_calls(message)
@@ -84,6 +91,7 @@ def policy_failed(call: LlmCall, error: str, seconds: float) -> PolicyCalled:
         started=call.started,
         seconds=seconds,
         agent=call.agent,
+        is_policy=call.is_policy,
         status=CallStatus.ERROR,
         error=error,
     )
