@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.routing_report import dominated, summed_up
 from examples.routing.app import routing_app
-from examples.routing.measure import Worth, baselines, best_rewards, rewards, worth
+from examples.routing.measure import Worth, baselines, best_rewards, policy_arm, rewards, worth
 from examples.routing.redrawn import EVERYTHING, SKILLS, names, prices, redrawn_tasks, team
 from examples.routing.redrawn_policy import able, least, reply, verdict
 from examples.routing.redrawn_reading import parts_of
@@ -20,6 +20,7 @@ from tests.doubles import chat_policy
 from toolorch_integrations.testing import Reply, ScriptedPolicy
 from toolorch_rl.evaluation.arms import HEADROOM, named
 from toolorch_rl.metrics.estimates import Estimate
+from toolorch_rl.rollouts import RolloutError
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,30 @@ async def test_a_policy_is_shown_the_tasks_team_and_asks_one_of_it():
         shown = [[tool["function"]["name"] for tool in request["tools"]] for request in server.requests]
     assert shown == [[one.name for one in task.team.specialists] for task in tasks]
     assert answers == [task.team.specialists[0].answer(task.request) for task in tasks]
+
+
+def test_a_run_that_was_lost_is_made_again_and_never_counted_as_a_wrong_answer():
+    tasks = redrawn_tasks(3, "lost")
+    tried: set[str] = set()
+    with ScriptedPolicy(
+        lambda request: Reply("", [(request["tools"][0]["function"]["name"], {"final": True})])
+    ) as server:
+        app = routing_app(chat_policy(server))
+
+        async def fails_once(task: RoutingTask) -> str:
+            if task.id in tried:
+                return await app(task)
+            tried.add(task.id)
+            return ""
+
+        async def fails(task: RoutingTask) -> str:
+            return "" if task is tasks[1] else await app(task)
+
+        arm = policy_arm("policy", fails_once, tasks)
+        with pytest.raises(RolloutError, match=r"policy has no run of 1 of 3 tasks; .*nothing captured"):
+            policy_arm("policy", fails, tasks)
+    assert len(arm.runs) == 3
+    assert all(run.dollars for run in arm.runs)
 
 
 def test_what_the_reader_writes_down_says_who_is_able_and_what_the_catalogue_says_of_price_and_seconds():

@@ -16,7 +16,7 @@ from toolorch_rl.evaluation.arms import Arm
 from toolorch_rl.evaluation.trials import Brought, Trials
 from toolorch_rl.metrics.estimates import Estimate, bootstrap
 from toolorch_rl.rewards import OURS, RunFeatures, features_of, reward
-from toolorch_rl.rollouts import PolicyServer, RolloutSettings, Sampling, rollouts
+from toolorch_rl.rollouts import PolicyServer, RolloutError, RolloutSettings, Sampling, report, rollouts
 from toolorch_rl.rollouts.groups import with_policy_seconds
 from toolorch_serving.simulated.specialists import SimulatedSpecialist
 from toolorch_serving.simulated.tokens import count, count_messages
@@ -47,18 +47,26 @@ def baselines(tasks: Sequence[RoutingTask]) -> list[Arm]:
     return Trials(tasks, entries, right, key=lambda task: task.id).run(ask)
 
 
-def policy_arm(name: str, app: App, tasks: Sequence[RoutingTask], server: PolicyServer, at_once: int = 48) -> Arm:
-    """Run the app on each task, greedily, and return what came of it."""
+def policy_arm(
+    name: str, app: App, tasks: Sequence[RoutingTask], server: PolicyServer | None = None, at_once: int = 48
+) -> Arm:
+    """Run the app on each task, greedily, and return what came of it.
+
+    Raises:
+        RolloutError: A task has no run after three tries: what a busy machine lost is no wrong answer.
+    """
     settings = RolloutSettings(repetitions=1, at_once=at_once, seconds=120, sampling=Sampling(temperature=0.0))
-    groups = rollouts(app, tasks, verify, settings, server=server)
-    runs = []
-    for task, group in zip(tasks, groups, strict=True):
-        if group.runs:
-            run = group.runs[0]
-            runs.append(with_policy_seconds(features_of(run.trace, run.verdict), POLICY_SECONDS))
-        else:
-            runs.append(RunFeatures(task.id, {}, False, 0.0, 0.0))
-    return Arm(name, tuple(runs))
+    found: dict[str, RunFeatures] = {}
+    for _ in range(3):
+        left = [task for task in tasks if task.id not in found]
+        groups = rollouts(app, left, verify, settings, server=server) if left else []
+        for task, group in zip(left, groups, strict=True):
+            for run in group.runs:
+                found[task.id] = with_policy_seconds(features_of(run.trace, run.verdict), POLICY_SECONDS)
+    missing = [task.id for task in tasks if task.id not in found]
+    if missing:
+        raise RolloutError(f"{name} has no run of {len(missing)} of {len(tasks)} tasks; the last try: {report(groups)}")
+    return Arm(name, tuple(found[task.id] for task in tasks))
 
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
