@@ -242,9 +242,10 @@ class PolicyStep(ABC, Generic[Response, Outcome]):
                 self.reporter.call_ended(call, {}, reply.text, started)
         if reply.ok:
             return self.answer(self.fallback_answer(reply.text), "answered")
-        logger.warning("The fallback %s failed too: %s", self.fallback.specialist.name, reply.text)
+        name = self.fallback.specialist.name
+        logger.warning("The fallback %s failed too: %s", name, reply.text)
         if self.reporter is not None:
-            self.reporter.run_failed(f"{reason}; {self.fallback.specialist.name} failed too")
+            self.reporter.run_failed(f"neither the policy nor {name} in its place gave an answer")
         return self.answer(NO_ANSWER, "error")
 
     def _end(self, turn: Turn) -> Response:
