@@ -8,8 +8,11 @@ from toolorch_integrations import Preferences
 from toolorch_integrations.events import PolicyCalled, TraceStatus
 from toolorch_integrations.ledger import Call, CallKind, CallStatus
 from toolorch_integrations.trace import Trace, TraceCall
-from toolorch_rl.filters import Filtered, drop_homogeneous, drop_unanswered, drop_unparsed
+from toolorch_rl.filtered import Filtered
+from toolorch_rl.filters import FILTERS, drop_homogeneous, drop_unanswered, drop_unparsed, unknown_filter
+from toolorch_rl.online.settings import OnlineSettings
 from toolorch_rl.rewards import OURS, RunFeatures, reward
+from toolorch_rl.rollouts import RolloutError
 
 USER = {"role": "user", "content": "Add."}
 
@@ -85,3 +88,11 @@ def test_groups_whose_runs_are_all_alike_are_dropped():
 def test_the_limit_is_a_standard_deviation_of_a_tenth(cost: float, kept: list[int]):
     runs = [RunFeatures("a", {}, True, 1.0, None), RunFeatures("b", {}, True, 3.0, None)]
     assert drop_homogeneous(reward(runs, ["x", "x"], Preferences(cost=cost), OURS), OURS).kept == kept
+
+
+def test_a_filter_that_there_is_not_is_refused_by_name():
+    assert unknown_filter(FILTERS) is None
+    with pytest.raises(
+        RolloutError, match="filters: there is no filter 'quallity'; choose among format, output, quality"
+    ):
+        OnlineSettings(filters=("output", "quallity"))

@@ -114,7 +114,7 @@ def test_what_cannot_be_rewarded_is_named(runs: list[RunFeatures], groups: list[
 
 def test_presets_are_what_the_paper_and_the_script_say():
     assert (RELEASED_SCRIPT.kl, RELEASED_SCRIPT.clip_low, RELEASED_SCRIPT.clip_high) == (1e-4, 0.2, 0.28)
-    assert (PAPER.kl, PAPER.rollouts, PAPER.prompts, PAPER.learning_rate) == (0, 8, 16, 1e-6)
+    assert (PAPER.kl, PAPER.clip_low, PAPER.clip_high) == (0, 0.2, 0.2)
     assert PAPER.homogeneous_std == RELEASED_SCRIPT.homogeneous_std == 0.1
     assert preset("ours") is OURS
     with pytest.raises(RewardError, match="choose one of paper, released_script, ours"):

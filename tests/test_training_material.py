@@ -103,6 +103,7 @@ def test_bad_settings_name_the_field(router: Path, tmp_path: Path) -> None:
     for more, match in (
         ({"lora_rank": -1}, "lora_rank"),
         ({"feedback_scale": (1, 1)}, "feedback_scale"),
+        ({"filters": ["quallity"]}, "filters: there is no filter 'quallity'; choose among format, output, quality"),
         ({"method": "ppo"}, "method"),
         ({"preset": "mine"}, "there is no preset 'mine'"),
         ({"colour": 1}, "colour"),
@@ -117,6 +118,26 @@ def test_bad_settings_name_the_field(router: Path, tmp_path: Path) -> None:
         train(settings_of(Path("/nowhere/policy"), tmp_path, "t.db"))
     with pytest.raises(TrainingError, match="report_to: there is nothing called 'abacus'"):
         train(settings_of(router, tmp_path / "r", "t.db", report_to=("abacus",)))
+
+
+def test_clip_and_divergence_follow_the_preset_where_they_are_not_given(router: Path, tmp_path: Path) -> None:
+    known = (("paper", (0.2, 0.2), 0), ("released_script", (0.2, 0.28), 1e-4), ("ours", (0.2, 0.28), 0))
+    for name, clip, weight in known:
+        online = settings_of(router, tmp_path, method="online", preset=name)
+        assert (online.clip, online.kl_weight) == (clip, weight)
+        assert settings_of(router, tmp_path, preset=name).clip == (1.0, float("inf"))
+    given = settings_of(router, tmp_path, method="online", preset="released_script", clip_high=0.5, kl=0)
+    assert (given.clip, given.kl_weight) == ((0.2, 0.5), 0)
+
+
+def test_replay_leaves_out_tasks_whose_runs_earn_nearly_the_same(
+    router: Path, router_runs: Runs, tmp_path: Path
+) -> None:
+    traces = router_runs.traces(6, requests=("find", "both"), good=lambda request, answer: request == "find")
+    traces[-1].rewards[:] = [Reward(traces[-1].id, {"outcome": 1.0})]  # the other task's runs all solve it
+    made = material(settings_of(router, tmp_path / "o", stored(tmp_path / "t.db", traces)))
+    assert made.counts["runs"] == 6
+    assert made.refused == {"the rewards of its group have a standard deviation under 0.1": 6}
 
 
 def test_too_little_to_train_on_is_said_with_counts(router: Path, router_runs: Runs, tmp_path: Path) -> None:

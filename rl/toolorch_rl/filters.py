@@ -6,10 +6,8 @@ homogeneous filter, which needs rewards, comes after.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,39 +15,13 @@ from toolorch_integrations.events import TraceStatus
 from toolorch_integrations.ledger import CallKind, CallStatus
 from toolorch_integrations.reply import TOOL_CALL_MARKS
 from toolorch_integrations.trace import Trace
+from toolorch_rl.filtered import Dropped, Filtered
+from toolorch_rl.quality import drop_faulty
 from toolorch_rl.rewards.equations import Rewards
 from toolorch_rl.rewards.presets import PAPER, Preset
 
-Item = TypeVar("Item")
-
 EVALUATION = "evaluation"
 """App of runs on held-out tasks: not trained on unless asked for by name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """One run that a filter left out."""
-
-    run: str
-    """The trace's id."""
-    filter: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Filtered(Generic[Item]):
-    """What a filter keeps, and what it dropped."""
-
-    kept: list[Item]
-    places: list[int]
-    """Where each kept item stood in what was given."""
-    dropped: list[Dropped] = field(default_factory=list)
-
-    def text(self) -> str:
-        """Return the report in words: how many were kept, and how many dropped for each reason."""
-        total = len(self.kept) + len(self.dropped)
-        counts = Counter(f"{entry.filter}: {entry.reason}" for entry in self.dropped)
-        return "; ".join([f"kept {len(self.kept)} of {total}", *(f"{n} {why}" for why, n in counts.most_common())])
 
 
 def drop_unparsed(traces: Sequence[Trace]) -> Filtered[Trace]:
@@ -79,6 +51,20 @@ def drop_homogeneous(rewards: Rewards, settings: Preset = PAPER) -> Filtered[int
     kept = np.flatnonzero(~alike).tolist()
     dropped = [Dropped(rewards.runs[row].run, "homogeneous", reason) for row in np.flatnonzero(alike).tolist()]
     return Filtered(kept, kept, dropped)
+
+
+FILTERS: Mapping[str, Callable[[Sequence[Trace]], Filtered[Trace]]] = {
+    "format": drop_unparsed,
+    "output": drop_unanswered,
+    "quality": drop_faulty,
+}
+"""By the names that settings of training give them."""
+
+
+def unknown_filter(names: Iterable[str]) -> str | None:
+    """Return what is wrong with names of filters, in words, or None."""
+    unknown = [name for name in names if name not in FILTERS]
+    return f"there is no filter {unknown[0]!r}; choose among {', '.join(FILTERS)}" if unknown else None
 
 
 def _keep(traces: Sequence[Trace], name: str, problem: Callable[[Trace], str | None]) -> Filtered[Trace]:

@@ -24,7 +24,7 @@ from toolorch_rl.conversation import Conversation, Step, from_trace
 from toolorch_rl.coverage import uncovered
 from toolorch_rl.environments import EnvironmentSchema
 from toolorch_rl.environments.catalog import operations_of
-from toolorch_rl.filters import Dropped, Filtered
+from toolorch_rl.filtered import Dropped, Filtered
 from toolorch_rl.origins import IdArgument, Origins, Source, is_reading, noun_of, same_entity
 
 CHECKS = ("form", "ids", "field", "parallel", "answer", "confirm")

@@ -59,7 +59,9 @@ def train(
     max_staleness: Annotated[
         int | None, typer.Option(help="Only runs of the newest policy and so many versions before it.")
     ] = None,
-    kl: Annotated[float, typer.Option(help="How strongly the policy is held to the one it began with.")] = 0.0,
+    kl: Annotated[
+        float | None, typer.Option(help="How strongly the policy is held to the one it began with.", min=0)
+    ] = None,
     entropy: Annotated[float, typer.Option(help="How strongly it is kept from always choosing the same.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Order of the runs, and weights of a new adapter.")] = 0,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 50,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from toolorch_integrations.preferences import Preferences
+from toolorch_rl.filters import unknown_filter
 from toolorch_rl.rewards import OURS, Preset, preset
 from toolorch_rl.rollouts import RolloutError, RolloutSettings
 from toolorch_rl.training.settings import TrainSettings
@@ -25,7 +26,7 @@ class OnlineSettings:
         preferences: Whose reward is trained for; None: each run's own caller's.
         preset: How rewards are normalised, and which groups are too even to learn from.
         policy_seconds: Seconds that each policy call counts; see `rollouts.rewards_of`.
-        filters: Filters of `toolorch_rl.filters` and `toolorch_rl.quality` that drop runs before rewards are computed.
+        filters: Names of `toolorch_rl.filters.FILTERS` that drop runs before rewards are computed.
         rounds: Batches of groups that a step may draw to find some to learn from.
         vocabulary: How many tokens the model has, where runs are to be checked against it.
         timeout: Seconds that a step waits for its runs.
@@ -40,7 +41,7 @@ class OnlineSettings:
     preferences: Preferences | None = None
     preset: Preset = OURS
     policy_seconds: float | None = None
-    filters: tuple[Literal["format", "output", "quality"], ...] = ()
+    filters: tuple[str, ...] = ()
     rounds: int = 5
     vocabulary: int | None = None
     timeout: float = 3600.0
@@ -71,6 +72,9 @@ class OnlineSettings:
         for name in ("groups", "publish_every", "rounds"):
             if getattr(self, name) < 1:
                 raise RolloutError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        unknown = unknown_filter(self.filters)
+        if unknown is not None:
+            raise RolloutError(f"filters: {unknown}")
         if self.ahead < 0 or self.max_staleness < 0:
             raise RolloutError("ahead and max_staleness must be 0 or more")
         if self.rollouts.repetitions < 2:

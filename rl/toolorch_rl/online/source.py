@@ -13,11 +13,10 @@ import numpy as np
 
 from toolorch_integrations.store import TraceStore
 from toolorch_rl.examples import examples_of
-from toolorch_rl.filters import drop_homogeneous, drop_unanswered, drop_unparsed
+from toolorch_rl.filters import FILTERS, drop_homogeneous
 from toolorch_rl.online.maker import RolloutMaker
 from toolorch_rl.online.publishing import WeightStream
 from toolorch_rl.online.settings import OnlineSettings
-from toolorch_rl.quality import drop_faulty
 from toolorch_rl.rewards import Rewards
 from toolorch_rl.rollouts import Group, LangGraphForks, PolicyServer, RolloutError, RolloutPlan, after_fork, rewards_of
 from toolorch_rl.rollouts.attempt import App
@@ -27,8 +26,6 @@ from toolorch_rl.trace_rows import rollouts_of
 
 if TYPE_CHECKING:
     from torch import nn
-
-_FILTERS = {"format": drop_unparsed, "output": drop_unanswered, "quality": drop_faulty}
 
 
 class RolloutSource:
@@ -166,7 +163,7 @@ class RolloutSource:
     def _examples(self, groups: list[Group], left_out: Counter[str]) -> list[Example]:
         for name in self.settings.filters:
             for group in groups:
-                kept = _FILTERS[name]([run.trace for run in group.runs])
+                kept = FILTERS[name]([run.trace for run in group.runs])
                 group.runs = [group.runs[place] for place in kept.places]
                 left_out.update(f"{drop.filter}: {drop.reason}" for drop in kept.dropped)
         groups = [group for group in groups if group.runs]

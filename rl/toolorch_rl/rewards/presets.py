@@ -1,4 +1,4 @@
-"""Settings of rewards and training under three names: the paper's, the released script's, and our own."""
+"""Settings of rewards, and of how far a policy may go, under three names: the paper's, the released script's, ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from toolorch_rl.rewards.features import RewardError
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """How rewards are computed, and what a trainer is to use with them."""
+    """How rewards are computed, and what holds a policy that is trained on them near the one it was."""
 
     name: str
     normalise_over: Literal["all", "solved"] = "all"
@@ -30,15 +30,7 @@ class Preset:
     """Coefficient of the divergence from the reference policy."""
     clip_low: float = 0.2
     clip_high: float = 0.2
-    learning_rate: float = 1e-6
-    prompts: int = 16
-    """Tasks a step."""
-    rollouts: int = 8
-    """Runs a task."""
-    temperature: float = 1.0
-    max_turns: int = 50
-    prompt_tokens: int = 24_000
-    response_tokens: int = 8_000
+    """Tokens whose probability has fallen or risen further than these shares no longer train (online)."""
 
 
 PAPER = Preset("paper")
@@ -50,8 +42,6 @@ RELEASED_SCRIPT = Preset(
     epsilon=1e-6,
     kl=1e-4,
     clip_high=0.28,
-    max_turns=30,
-    response_tokens=8_768,
 )
 """training/train_orchestrator.sh of NVIDIA's repository, and verl's advantages; the signs of cost and latency are the
 paper's, not the script's."""

@@ -13,8 +13,8 @@ from toolorch_integrations.events import TraceStatus
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.store import TraceFilters, TraceStore
 from toolorch_integrations.trace import Trace
-from toolorch_rl.filters import EVALUATION, Dropped, drop_unanswered, drop_unparsed
-from toolorch_rl.quality import drop_faulty
+from toolorch_rl.filtered import Dropped
+from toolorch_rl.filters import EVALUATION, FILTERS
 from toolorch_rl.rewards import RewardError, Rewards, features_of, preset, reward
 from toolorch_rl.training.baseline import leave_one_out, request_features
 from toolorch_rl.training.errors import TrainingError
@@ -198,7 +198,7 @@ def _filtered(traces: Sequence[Trace], settings: TrainSettings, dropped: list[Dr
         else:
             kept.append(trace)
     for name in settings.filters:
-        found = {"format": drop_unparsed, "output": drop_unanswered, "quality": drop_faulty}[name](kept)
+        found = FILTERS[name](kept)
         kept = found.kept
         dropped += found.dropped
     return kept

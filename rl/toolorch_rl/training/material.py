@@ -10,8 +10,9 @@ from typing import Any
 
 from toolorch_integrations.trace import Trace
 from toolorch_rl.examples import examples_of
+from toolorch_rl.filters import drop_homogeneous
 from toolorch_rl.refusals import Reason
-from toolorch_rl.rewards import RunCredit, credit
+from toolorch_rl.rewards import RunCredit, credit, preset
 from toolorch_rl.rows import Rollout
 from toolorch_rl.trace_rows import rollouts_of
 from toolorch_rl.training.corpus import Corpus, Run, assess, corpus_of
@@ -127,14 +128,12 @@ def _replay(corpus: Corpus, rollouts: Rollouts, settings: TrainSettings, longest
     charges = {}
     if corpus.rewards is not None and settings.credit == "call":
         charges = {entry.run: entry for entry in credit(corpus.rewards)}
-    groups = corpus.groups
-    differing = {group for group, run in zip(groups, corpus.runs, strict=True) if abs(run.advantage) > 1e-9}
-    flat = [run.trace.id for group, run in zip(groups, corpus.runs, strict=True) if group not in differing]
-    corpus.drop((one, "the rewards of its task are all equal, so nothing can be learnt from it") for one in flat)
+    compared = len(corpus.runs)
+    _drop_alike(corpus, settings)
     if not corpus.runs:
         raise TrainingError(
-            f"replay found nothing to prefer: the rewards of all {len(flat)} runs equal those of the other runs of "
-            "their task; capture runs that end differently, or set preferences by which they differ (cost, latency)"
+            f"replay found nothing to prefer: the rewards of all {compared} runs nearly equal those of the other runs "
+            "of their task; capture runs that end differently, or set preferences by which they differ (cost, latency)"
         )
     ages = _staleness(corpus.runs, rollouts)
     runs = []
@@ -198,6 +197,21 @@ def _drop_unfit(corpus: Corpus, rollouts: Rollouts, settings: TrainSettings, lon
         for run in list(corpus.runs)
         if max(map(len, rollouts[run.trace.id].rows)) > longest
     )
+
+
+def _drop_alike(corpus: Corpus, settings: TrainSettings) -> None:
+    """Leave out runs of tasks whose rewards are so alike that their advantages would be noise.
+
+    Single runs are compared with what is expected of each; they are left out where all of them earn just that.
+    """
+    assert corpus.rewards is not None
+    alike = {entry.run: entry.reason for entry in drop_homogeneous(corpus.rewards, preset(settings.preset)).dropped}
+    singles = [run for run in corpus.runs if run.single]
+    if all(abs(run.advantage) <= 1e-9 for run in singles):
+        alike |= {run.trace.id: "single runs that all earn what is expected of them" for run in singles}
+    else:
+        alike = {name: reason for name, reason in alike.items() if name not in {run.trace.id for run in singles}}
+    corpus.drop((run.trace.id, alike[run.trace.id]) for run in list(corpus.runs) if run.trace.id in alike)
 
 
 def _staleness(runs: Sequence[Run], rollouts: Rollouts) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from toolorch_integrations.events import TraceStatus
 from toolorch_integrations.preferences import Preferences
+from toolorch_rl.filters import unknown_filter
 from toolorch_rl.rewards import PRESETS
 from toolorch_rl.training.errors import TrainingError
 
@@ -42,7 +44,6 @@ LEARNING_RATES = {
 """Defaults of a method, with an adapter and without: TRL's for the preference methods, the paper's for the gradients,
 ten times as much for an adapter."""
 
-ONLINE_CLIP = (0.2, 0.28)
 OF_STORED = (
     "status", "app", "thread", "model", "since", "limit", "max_staleness",
     "feedback", "feedback_scale", "feedback_threshold", "group_by", "held_back",
@@ -79,12 +80,13 @@ class TrainSettings(BaseModel):
     """Only the newest so many traces."""
     max_staleness: int | None = Field(None, ge=0)
     """`replay`: leave out runs of a policy more than so many versions older than the newest; None: take all."""
-    filters: tuple[Literal["format", "output", "quality"], ...] = ()
-    """Filters of `toolorch_rl.filters` and `toolorch_rl.quality` that drop runs before rewards are computed."""
+    filters: tuple[str, ...] = ()
+    """Names of `toolorch_rl.filters.FILTERS` that drop runs before rewards are computed."""
 
     # What counts
     preset: str = "ours"
-    """How rewards are normalised: paper, released_script or ours."""
+    """How rewards are normalised, and what `clip_low`, `clip_high` and `kl` are where they are not given: paper,
+    released_script or ours."""
     preferences: Preferences | None = None
     """Whose reward is trained for; None: each run's own caller's."""
     feedback: str = "user"
@@ -113,9 +115,9 @@ class TrainSettings(BaseModel):
     # The policy gradient
     clip_low: float | None = Field(None, ge=0, le=1)
     """Tokens whose probability has fallen further than this share below what it was sampled with, and would be pushed
-    down more, no longer train. None: 0.2 for `online`; no such limit for `replay`, which has to go far."""
+    down more, no longer train. None: the preset's for `online`; no such limit for `replay`, which has to go far."""
     clip_high: float | None = Field(None, ge=0)
-    """The same for tokens that rise; None: 0.28 for `online`, no limit for `replay`."""
+    """The same for tokens that rise."""
     truncate: float = Field(4.0, ge=1)
     """Greatest weight of a token; larger ones count as this, which trades variance for a small bias."""
     regression: float | None = Field(None, gt=0)
@@ -125,8 +127,8 @@ class TrainSettings(BaseModel):
     good start. It stays near the policy that made the runs, so it is for a first round."""
     entropy: float = Field(0.0, ge=0)
     """Weight of the policy's entropy, in nats a token, in what is maximised."""
-    kl: float = Field(0.0, ge=0)
-    """Weight of the divergence from the policy that training began with."""
+    kl: float | None = Field(None, ge=0)
+    """Weight of the divergence from the policy that training began with; None: the preset's."""
     beta: float = Field(0.1, gt=0)
     """`dpo`, `kto`: how closely the trained policy stays to the one it began with."""
 
@@ -192,6 +194,14 @@ class TrainSettings(BaseModel):
             raise ValueError(f"there is no preset {value!r}; choose one of {', '.join(PRESETS)}")
         return value
 
+    @field_validator("filters")
+    @classmethod
+    def _known_filters(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = unknown_filter(value)
+        if unknown is not None:
+            raise ValueError(unknown)
+        return value
+
     @field_validator("feedback_scale")
     @classmethod
     def _two_ends(cls, value: tuple[float, float]) -> tuple[float, float]:
@@ -221,7 +231,7 @@ class TrainSettings(BaseModel):
             )
         if self.method is Method.KTO and self.micro_batch < 2:
             raise ValueError("micro_batch: kto estimates a divergence within a micro-batch; it must be 2 or more")
-        if self.clip_high is not None and self.truncate < 1 + self.clip_high:
+        if math.isfinite(self.clip[1]) and self.truncate < 1 + self.clip[1]:
             raise ValueError(f"truncate: {self.truncate:g} is under 1 + clip_high, which would never be reached")
         if self.regression is not None and self.method is not Method.REPLAY:
             raise ValueError(f"regression: it is for replay, not for {self.method}; leave it out")
@@ -237,8 +247,14 @@ class TrainSettings(BaseModel):
     @property
     def clip(self) -> tuple[float, float]:
         """How far below and above 1 a token's importance weight may be before it no longer trains."""
-        low, high = ONLINE_CLIP if self.method is Method.ONLINE else (1.0, float("inf"))
+        named = PRESETS[self.preset]
+        low, high = (named.clip_low, named.clip_high) if self.method is Method.ONLINE else (1.0, math.inf)
         return (low if self.clip_low is None else self.clip_low, high if self.clip_high is None else self.clip_high)
+
+    @property
+    def kl_weight(self) -> float:
+        """The weight of the divergence from the policy that training began with."""
+        return PRESETS[self.preset].kl if self.kl is None else self.kl
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> TrainSettings:

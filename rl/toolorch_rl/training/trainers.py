@@ -150,13 +150,15 @@ def trainer_of(settings: TrainSettings, material: Material, arguments: Any, base
     common |= _model_and_adapter(settings, arguments, base)
     if settings.method in (Method.REPLAY, Method.ONLINE):
         assert material.source is not None
+        kl = settings.kl_weight
+        anchored = kl > 0 and settings.lora_rank is None  # an adapter's own model stands for it
         trainer: Any = PolicyTrainer(
             train_dataset=Dataset.from_dict({"input_ids": [[0, 0]], "labels": [[-100, 0]]}),  # never read
             source=material.source,
-            loss=LossSettings(*settings.clip, settings.truncate, settings.entropy, settings.kl, settings.regression),
+            loss=LossSettings(*settings.clip, settings.truncate, settings.entropy, kl, settings.regression),
             token_budget=settings.token_budget,
             policy_version=Path(settings.policy).name,
-            reference=_model(base, frozen=arguments.bf16) if settings.kl and settings.lora_rank is None else None,
+            reference=_model(base, frozen=arguments.bf16) if anchored else None,
             **common,
         )
         trainer.add_callback(StepDone(trainer))
@@ -209,7 +211,7 @@ def _with_adapter(settings: TrainSettings, arguments: Any, base: str) -> Any:
     from peft import PeftModel
 
     model: Any = PeftModel.from_pretrained(_model(base, frozen=arguments.bf16), settings.policy, is_trainable=True)
-    if settings.method in (Method.REPLAY, Method.ONLINE) and settings.kl:
+    if settings.method in (Method.REPLAY, Method.ONLINE) and settings.kl_weight:
         model.load_adapter(settings.policy, adapter_name=REFERENCE)
         model.set_adapter("default")
     return model
