@@ -87,6 +87,8 @@ class PageGateway:
         body = await request.json()
         self.asked.append(body)
         word = str(body["query"]).split(" ")[0].lower()
+        if word == "lost" and "thread_id" in body:
+            return refused(404, "thread_id is not known here: another gateway has it.", "thread_not_found")
         if word == "limit":
             return refused(429, "The key has used its 5 requests a minute.", "rate_limit", {"Retry-After": "12"})
         events = decided(body) if body.get("decisions") else SCRIPTS.get(word, answered)(body)

@@ -128,6 +128,11 @@ def test_a_promotion_reaches_the_balancer_and_each_replica_and_so_do_gateways() 
     assert let_in["policy"] == {"balancer", "gateway", "promotion"}
 
 
+def test_a_client_keeps_to_one_gateway() -> None:
+    gateway = next(item for item in resources() if item["kind"] == "Service" and item["metadata"]["name"] == "gateway")
+    assert gateway["spec"]["sessionAffinity"] == "ClientIP"
+
+
 def test_nobody_scrapes_metrics_without_a_key() -> None:
     workloads = [item for item in resources() if item["kind"] in ("StatefulSet", "Deployment")]
     annotations = [item["spec"]["template"]["metadata"].get("annotations", {}) for item in workloads]

@@ -73,6 +73,22 @@ async def test_a_request_to_an_orchestrator_does_not_reach_the_proxy(tmp_path: P
         assert len(echo.seen) == 1
 
 
+@pytest.mark.parametrize(
+    "written",
+    [rb'"team\/supp\u00F6rt"', rb'"team/supp\u00f6rt"', '"team/suppört"'.encode(), rb'"te\u0061m/supp\u00f6rt"'],
+)
+async def test_an_orchestrators_name_is_known_however_it_is_written(tmp_path: Path, written: bytes):
+    runner = NamedRunner()
+    runner.name = "team/suppört"
+    with gateway(tmp_path, with_proxy(echo := Echo(), runner)) as app, client_of(app) as client:
+        await client.post(CHAT, content=b'{"messages": "none", "model" : %b}' % written)
+        assert echo.seen == []
+        for other in (rb'"\ud800"', b'"team"', b"null", b'"\xff"'):
+            await client.post(CHAT, content=b'{"metadata":{"model":"x"},"model":%b}' % other)
+        await client.post(CHAT, content=b'{"metadata":{"model":%b},"model":"small"}' % written)
+        assert len(echo.seen) == 5
+
+
 async def test_without_a_policy_server_only_orchestrators_answer(tmp_path: Path):
     with gateway(tmp_path, with_proxy(None, NamedRunner())) as app, client_of(app) as client:
         answer = await client.post(CHAT, json={"model": "small"})
@@ -141,6 +157,25 @@ async def test_a_key_may_ask_the_models_that_it_is_for(tmp_path: Path):
         assert listed == []
 
 
+@pytest.mark.parametrize(
+    ("server", "allowed"),
+    [
+        ({}, {"chat", "read", "admin"}),
+        ({"open": True}, {"chat", "read"}),
+        ({"open": True, "open_roles": ["chat"]}, {"chat"}),
+    ],
+)
+async def test_behind_a_proxy_of_ones_own_nobody_is_admin(tmp_path: Path, server: Any, allowed: set[str]):
+    with gateway(tmp_path, with_proxy(Echo()), server=server) as app, client_of(app) as client:
+        promotion = {"version": "v2", "reason": "why not"}
+        asked = {
+            "chat": await client.post(CHAT, json={"model": "small"}),
+            "read": await client.get("/v1/traces"),
+            "admin": await client.post("/v1/versions/promote", json=promotion),
+        }
+        assert {role for role, answer in asked.items() if answer.status_code != 403} == allowed
+
+
 # Pages of other sites
 
 
@@ -166,6 +201,24 @@ async def test_cors_is_closed_by_default_and_opened_by_name(tmp_path: Path):
         assert answer.headers["access-control-allow-origin"] == "https://a.example"
         other = await client.get("/health", headers={"Origin": "https://b.example"})
         assert "access-control-allow-origin" not in other.headers
+
+
+async def test_named_sites_may_send_any_header_and_read_the_trace(tmp_path: Path):
+    wanted = "authorization,content-type,x-stainless-lang,x-toolorch-trace"
+    asked = {
+        "Origin": "https://a.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": wanted,
+    }
+    opened = {"cors_origins": ["https://a.example"]}
+    with gateway(tmp_path, with_proxy(Echo()), server=opened) as app, client_of(app) as client:
+        preflight = await client.options(CHAT, headers=asked)
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-headers"] == wanted
+        answer = await client.post(CHAT, json={"model": "small"}, headers={"Origin": "https://a.example"})
+        assert "x-toolorch-trace" in answer.headers["access-control-expose-headers"].lower()
+        refused = await client.options(CHAT, headers=asked | {"Origin": "https://b.example"})
+        assert refused.status_code == 400
 
 
 async def test_answers_carry_security_headers(tmp_path: Path):
@@ -260,6 +313,57 @@ async def test_more_requests_than_may_run_at_once_are_told_to_come_back(tmp_path
         assert (refused.headers["retry-after"], refused.json()["error"]["code"]) == ("5", "overloaded")
         assert (await client.post(CHAT, json={"model": "small"})).status_code == 200
         assert (await client.get("/health")).status_code == 200
+
+
+class Slow:
+    """A client that sends the head of its request and no body."""
+
+    def __init__(self) -> None:
+        self.waits = asyncio.Event()
+        self.got: list[Any] = []
+
+    async def receive(self) -> Any:
+        self.waits.set()
+        await asyncio.get_running_loop().create_future()
+
+    async def send(self, message: Any) -> None:
+        self.got.append(message)
+
+    async def ask(self, app: Any, path: str, key: str | None) -> int:
+        headers = [(b"host", b"127.0.0.1"), *([(b"authorization", f"Bearer {key}".encode())] if key else [])]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "server": ("127.0.0.1", 80)}
+        await app(scope, self.receive, self.send)
+        return int(self.got[0]["status"])
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/feedback", "/v1/versions/promote", "/none"])
+async def test_nobodys_body_is_read_who_has_no_key(tmp_path: Path, path: str):
+    with gateway(tmp_path, with_proxy(Echo()), keys=KEYS) as app:
+        client = Slow()
+        assert await client.ask(app, path, None) == 401
+        assert not client.waits.is_set()
+
+
+async def test_what_needs_no_key_takes_no_place_of_those_who_have_one(tmp_path: Path):
+    server = {"requests_at_once": 1}
+    with gateway(tmp_path, with_proxy(Echo(1)), server=server, keys=KEYS) as app, client_of(app) as client:
+        slow = Slow()
+        asking = asyncio.create_task(slow.ask(app, "/v1/feedback", "boss-key"))
+        await slow.waits.wait()
+        for _ in range(2):
+            answer = await client.post(CHAT, json={"model": "small"}, headers=bearer("app-key"))
+            assert answer.status_code == 200
+        asking.cancel()
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/feedback"])
+async def test_a_body_that_does_not_come_is_given_up(tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("toolorch_serving.gateway.answer.BODY_SECONDS", 0.05)
+    with gateway(tmp_path, with_proxy(echo := Echo()), keys=KEYS) as app:
+        client = Slow()
+        assert await client.ask(app, path, "boss-key") == 408
+        assert (b"connection", b"close") in client.got[0]["headers"]
+        assert echo.seen == []
 
 
 # Drain

@@ -10,7 +10,9 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from tests.gateway_world import Echo, bearer, client_of, gateway, sha256
+from toolorch_integrations.budget import Budget
 from toolorch_integrations.store import TraceStore
+from toolorch_serving.gateway.accounting import within_allowance
 from toolorch_serving.gateway.errors import LimitError
 from toolorch_serving.gateway.keys import Caller
 from toolorch_serving.gateway.limits import Limits
@@ -169,6 +171,51 @@ def test_while_the_database_is_away_it_is_counted_here(store: TraceStore, monkey
     assert limits.flush()
     assert limits.spending.today("app") == pytest.approx(1.0)
     assert Spending(store).today("app") == pytest.approx(1.0)
+
+
+def test_what_is_written_is_not_written_again_where_it_cannot_be_read(
+    store: TraceStore, monkeypatch: pytest.MonkeyPatch
+):
+    limits = Limits(store)
+
+    def away(_: object) -> None:
+        raise OperationalError("SELECT", {}, Exception("the database is away"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Spending, "_read", away)
+        for _ in range(3):
+            limits.admit(caller()).spent(0.25)
+            assert not limits.flush()
+        assert limits.spending.today("app") == pytest.approx(0.75)
+    assert limits.flush()
+    assert limits.spending.today("app") == pytest.approx(0.75)
+    assert Spending(store).today("app") == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "most", "reserved"),
+    [
+        (Budget(), None, 1.0, 0.0),
+        (Budget(dollars=0.05), None, 0.05, 0.05),
+        (Budget(dollars=0.05), Budget(dollars=1_000.0), 0.05, 0.05),
+        (Budget(dollars=0.05), Budget(dollars=0.02), 0.02, 0.02),
+        (Budget(dollars=0.05), Budget(turns=3), 0.05, 0.05),
+        (Budget(), Budget(dollars=1_000.0), 1.0, 1.0),
+        (Budget(dollars=7.0), None, 1.0, 1.0),
+    ],
+)
+def test_a_run_reserves_what_it_may_spend_and_no_more(
+    store: TraceStore, own: Budget, asked: Budget | None, most: float, reserved: float
+):
+    limits = Limits(store)
+    who = caller(dollars_per_day=1.0)
+    with limits.admit(who) as permit:
+        budget = within_allowance(own, asked, permit)
+        assert budget is not None
+        assert budget.within(own).dollars == pytest.approx(most)
+        assert budget.within(own).turns == (own if asked is None else asked.within(own)).turns
+        assert limits.dollars_left(who) == pytest.approx(1.0 - reserved)
+    assert limits.dollars_left(who) == 1.0
 
 
 def test_two_gateways_on_postgresql(postgres_url: str):

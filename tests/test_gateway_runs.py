@@ -21,7 +21,7 @@ from toolorch_integrations.run import RunOptions
 from toolorch_integrations.store import TraceStore
 from toolorch_integrations.testing import Reply, ScriptedPolicy
 from toolorch_serving.gateway.errors import ConflictError, GatewayError, NotFoundError
-from toolorch_serving.gateway.threads import Threads
+from toolorch_serving.gateway.threads import Threads, checkpoint_thread
 
 EXPERT = Reply(calls=[("expert", {"task": "Think."})])
 
@@ -117,6 +117,21 @@ async def test_a_conversation_goes_on_with_its_new_messages_only(face: str) -> N
     assert fresh["thread_id"] != first["thread_id"]
 
 
+async def test_a_conversation_that_another_gateway_has_is_not_begun_empty(face: str) -> None:
+    with shop_of(face, ["One."]) as one:
+        thread = (await ended(one.runner.run(ask())))["thread_id"]
+    with shop_of(face, lambda request: f"Answer to {request['messages'][-1]['content']}") as other:
+        with pytest.raises(NotFoundError, match="another gateway has it") as caught:
+            other.runner.run(ask("And then?", thread_id=thread))
+        assert caught.value.body["error"]["code"] == "thread_not_found"
+        assert not other.policy.requests
+        told = [*ask("One.").messages, {"role": "assistant", "content": "One."}, *ask("And then?").messages]
+        whole = await ended(other.runner.run(replace(ask(), messages=told, thread_id=thread)))
+        assert (whole["answer"], whole["thread_id"]) == ("Answer to And then?", thread)
+        made_up = await ended(other.runner.run(ask("Hm.", thread_id=thread.removeprefix("thread_"))))
+        assert made_up["status"] == "answered"
+
+
 @pytest.mark.parametrize("yes", [[True, True], [False, False], [True, False]])
 async def test_approvals(face: str, yes: list[bool], tmp_path: Path) -> None:
     with captured(tmp_path) as (store, session):
@@ -161,7 +176,7 @@ async def test_decisions_that_do_not_fit_are_refused(face: str) -> None:
         assert error.value.param == "decisions.other"
         with pytest.raises(ConflictError, match="waits for decisions"):
             one.runner.run(ask("Something else.", thread_id=thread))
-        with pytest.raises(ConflictError, match="another caller"):
+        with pytest.raises(NotFoundError, match="not known here"):
             one.runner.run(type(ask())(owner="you", thread_id=thread, decisions={first: True, second: True}))
         done = await ended(one.runner.run(ask(thread_id=thread, decisions={first: True, second: True})))
         assert done["status"] == "answered"
@@ -194,6 +209,51 @@ async def test_a_run_that_is_closed_stops_spending_in_the_middle_of_a_call(face:
         assert [m["content"] for m in one.policy.requests[1]["messages"] if m["role"] == "user"] == ["Once more."]
 
 
+async def test_an_apps_own_checkpointer_has_its_conversations_in_every_gateway() -> None:
+    saver = InMemorySaver()
+    with shop_of("langgraph", ["One."], checkpointer=saver) as one:
+        thread = (await ended(one.runner.run(ask("First."))))["thread_id"]
+    with shop_of("langgraph", ["Two."], checkpointer=saver) as other:
+        await ended(other.runner.run(ask("Second.", thread_id=thread)))
+        said = [m["content"] for m in other.policy.requests[0]["messages"] if m["role"] != "system"]
+    assert said == ["First.", "One.", "Second."]
+
+
+async def test_a_checkpointer_that_outlives_the_gateway_shows_nobody_anothers_conversation(tmp_path: Path) -> None:
+    saver, script = InMemorySaver(), lambda request: f"Answer to {request['messages'][-1]['content']}"
+    with captured(tmp_path) as (store, session), shop_of("langgraph", script, checkpointer=saver) as one:
+        first = await ended(one.runner.run(ask("A secret.", thread_id="chat 1")))
+        session.flush()
+        trace = store.find(first["trace_id"])
+    assert (first["thread_id"], trace and trace.thread_id) == ("chat 1", "chat 1")
+    config: Any = {"configurable": {"thread_id": checkpoint_thread("me", "shop", "chat 1")}}
+    assert saver.get_tuple(config) is not None
+    with shop_of("langgraph", script, checkpointer=saver) as one:  # as after a restart, and in every other gateway
+        for name in ("chat 1", config["configurable"]["thread_id"]):
+            await ended(one.runner.run(replace(ask("What was it?", thread_id=name), owner="you")))
+        await ended(one.runner.run(ask("What was it?", thread_id="chat 1")))
+        sent = [[m["content"] for m in r["messages"] if m["role"] != "system"] for r in one.policy.requests]
+    assert sent[:2] == [["What was it?"]] * 2
+    assert sent[2] == ["A secret.", "Answer to A secret.", "What was it?"]
+
+
+async def test_without_keys_an_apps_own_threads_go_on_under_their_names() -> None:
+    saver = InMemorySaver()
+    with shop_of("langgraph", ["Done."], checkpointer=saver) as one:
+        await ended(one.runner.run(replace(ask("First.", thread_id="a"), owner="")))
+    config: Any = {"configurable": {"thread_id": "a"}}
+    assert saver.get_tuple(config) is not None
+
+
+async def test_two_callers_may_choose_the_same_name(face: str) -> None:
+    with shop_of(face, lambda request: f"Answer to {request['messages'][-1]['content']}") as one:
+        mine = one.runner.run(ask("Mine.", thread_id="chat"))
+        await ended(one.runner.run(replace(ask("Yours.", thread_id="chat"), owner="you")))  # mine is under way
+        await ended(mine)
+        sent = [[m["content"] for m in r["messages"] if m["role"] != "system"] for r in one.policy.requests]
+    assert sent == [["Yours."], ["Mine."]]
+
+
 async def test_an_app_keeps_its_conversations_in_a_checkpointer_of_its_own() -> None:
     saver, held = InMemorySaver(), Held()
 
@@ -212,7 +272,8 @@ async def test_an_app_keeps_its_conversations_in_a_checkpointer_of_its_own() -> 
             await asyncio.wait([reading])
 
         await cancelled("a")
-        assert saver.get_tuple({"configurable": {"thread_id": "a"}}) is None
+        config: Any = {"configurable": {"thread_id": checkpoint_thread("me", "shop", "a")}}
+        assert saver.get_tuple(config) is None
         await ended(one.runner.run(ask("First.", thread_id="a")))
         await cancelled("a")
         await ended(one.runner.run(ask("Second.", thread_id="a")))

@@ -96,6 +96,19 @@ def test_a_question_is_answered_step_by_step(page: Page, gateway: PageGateway) -
     assert "thread_id" not in gateway.asked[2]
 
 
+def test_a_conversation_that_the_gateway_has_lost_is_said_and_begun_anew(page: Page, gateway: PageGateway) -> None:
+    view(page, gateway)
+    ask(page, "What is the population of Tokyo?")
+    expect(page.get_by_role("region", name="Answer")).to_be_visible()
+    ask(page, "Lost and found?")
+    problem = page.locator(".problem")
+    expect(problem).to_contain_text("another gateway has it")
+    expect(problem).to_contain_text("The next question begins a new one.")
+    problem.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("region", name="Answer")).to_have_count(2)
+    assert [body.get("thread_id") for body in gateway.asked] == [None, "thread-1", None]
+
+
 def test_choices_go_with_the_question(page: Page, gateway: PageGateway) -> None:
     view(page, gateway)
     page.get_by_label("Low cost").press("End")

@@ -17,6 +17,7 @@ import openai
 import pytest
 import uvicorn
 
+from tests.gateway_world import bearer, client_of, gateway, sha256
 from toolorch_integrations.entry import Price
 from toolorch_integrations.events import TraceStatus
 from toolorch_integrations.ledger import CallStatus
@@ -25,7 +26,9 @@ from toolorch_integrations.store import TraceStore
 from toolorch_integrations.testing import Reply, ScriptedPolicy
 from toolorch_integrations.trace import Trace
 from toolorch_integrations.versions import Routes, VersionRouter
+from toolorch_serving.gateway.errors import ConflictError
 from toolorch_serving.gateway.proxy import ProxySettings, capturing_proxy_app
+from toolorch_serving.gateway.proxy.conversations import Conversations
 
 RUN: list[Reply | str] = [
     Reply(calls=[("search", {"query": "tents"})]),
@@ -231,6 +234,34 @@ def test_the_client_may_name_the_trace_or_the_conversation(tmp_path: Path) -> No
     assert [len(list(trace.paths())) for trace in traces.values()] == [2, 2]
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "x-toolorch-trace")
     assert len(sent) == 4
+
+
+def test_a_trace_that_another_caller_began_is_refused() -> None:
+    conversations, user = Conversations(), [{"role": "user", "content": "Hello"}]
+    named = conversations.begin("ann", "small", user, trace_id="0" * 32)
+    guessed = conversations.begin("ann", "small", user)
+    assert conversations.begin("ann", "large", user, trace_id="0" * 32).conversation is named.conversation
+    for asked in (named, guessed):
+        with pytest.raises(ConflictError, match="another caller began") as refused:
+            conversations.begin("bob", "small", user, trace_id=asked.conversation.trace_id)
+        assert (refused.value.param, refused.value.body["error"]["code"]) == ("x-toolorch-trace", "trace_taken")
+    other = conversations.begin("bob", "small", user, thread_id="chat 1").conversation
+    assert other is not conversations.begin("ann", "small", user, thread_id="chat 1").conversation
+
+
+async def test_over_http_a_key_cannot_write_into_anothers_trace(tmp_path: Path) -> None:
+    keys = [{"name": name, "sha256": sha256(name)} for name in ("ann", "bob")]
+    with ScriptedPolicy(["Hello."]) as policy:
+        sections: dict[str, Any] = {"policy": {"url": policy.url, "model": "scripted"}, "keys": keys}
+        with gateway(tmp_path, None, **sections) as app, client_of(app) as client:
+            for name, status in (("ann", 200), ("bob", 409), ("ann", 200)):
+                answer = await client.post(
+                    "/v1/chat/completions",
+                    json={"model": "scripted", "messages": USER},
+                    headers={**bearer(name), "x-toolorch-trace": "a" * 32},
+                )
+                assert answer.status_code == status
+            assert len(policy.requests) == 2
 
 
 def test_several_choices_are_siblings_that_count_the_prompt_once(tmp_path: Path) -> None:

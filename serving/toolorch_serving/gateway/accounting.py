@@ -43,18 +43,27 @@ def permit_of(state: GatewayState, request: Request, caller: Caller) -> Permit:
     return permit
 
 
-def within_allowance(budget: Budget | None, permit: Permit) -> Budget | None:
-    """Return a budget that leaves a key its dollars of the day."""
+def within_allowance(own: Budget, asked: Budget | None, permit: Permit) -> Budget | None:
+    """Return a run's budget cut to what its key has left of the day, and reserve the dollars that it may spend.
+
+    Args:
+        own: Of the orchestrator.
+        asked: Of the request.
+        permit: Of the request; a run without any limit in dollars reserves nothing.
+
+    Raises:
+        LimitError: The key has nothing left.
+    """
     left = permit.dollars_left()
     if left is None:
-        return budget
+        return asked
     if left <= 0:
         raise LimitError("The key has used up its dollars of this day (UTC).", code="insufficient_quota")
-    asked = budget.dollars if budget is not None else None
-    dollars = left if asked is None else min(left, asked)
-    if asked is not None:
+    most = (own if asked is None else asked.within(own)).dollars
+    dollars = left if most is None else min(left, most)
+    if most is not None:
         permit.reserve(dollars)
-    return Budget(dollars=dollars) if budget is None else budget.model_copy(update={"dollars": dollars})
+    return Budget(dollars=dollars) if asked is None else asked.model_copy(update={"dollars": dollars})
 
 
 @asynccontextmanager

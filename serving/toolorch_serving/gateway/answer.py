@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, ClassVar
 
-from toolorch_serving.gateway.errors import GatewayError, Send, TooLargeError, send_error
+from toolorch_serving.gateway.errors import GatewayError, Send, SlowBodyError, TooLargeError, send_error
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
+BODY_SECONDS = 60.0
+"""How long the body of a request may take to come."""
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -104,8 +107,20 @@ async def read_body(scope: Scope, receive: Receive, limit: int, setting: str = "
 
     Raises:
         TooLargeError: It is over the limit.
+        SlowBodyError: It did not come within `BODY_SECONDS`.
         ClientGoneError: The client went away before its end.
     """
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _read_body(scope, receive, limit, setting)
+    except TimeoutError as error:
+        raise SlowBodyError(
+            f"the request's body was not whole within {BODY_SECONDS:g} s: send it again, in one go",
+            headers={"Connection": "close"},
+        ) from error
+
+
+async def _read_body(scope: Scope, receive: Receive, limit: int, setting: str) -> bytes:
     length = header(scope, b"content-length")
     too_large = length is not None and length.isdigit() and int(length) > limit
     parts: list[bytes] = []

@@ -7,9 +7,11 @@ their body goes to the capturing proxy as it is.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -33,8 +35,12 @@ logger = logging.getLogger(__name__)
 
 POLICY_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 SPENDING_PATHS = POLICY_PATHS | {"/api/chat/orchestrator/stream"}
-"""POST requests that are authenticated and admitted before their body is read; `scope[keys.CALLER]` is the caller then,
-and `scope[limits.PERMIT]` the permit, which is closed when the request ends."""
+"""POST requests that are admitted before their body is read: `scope[limits.PERMIT]` is the permit then, which is closed
+when the request ends."""
+_BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods whose bodies mean nothing, and are not read."""
+_MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
+"""A field of this name in JSON, wherever it stands: quotes within strings are escaped."""
 _WHILE_DRAINING = frozenset({"/health", "/metrics"})
 _REFUSAL_SECONDS = 3.0
 """How long a client may take to read that its request was ended: one that reads nothing never would."""
@@ -53,8 +59,7 @@ class Gateway:
         self.state = state
         self._routes = make_routes(state)
         self._entry = allowing(self._timed, state.config.server.cors_origins)
-        written = [json.dumps(name, ensure_ascii=escaped) for name in state.runners for escaped in (True, False)]
-        self._names = [text.encode() for text in written]
+        self._spending = 0
         self._running: dict[Answer, asyncio.Timeout] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -147,26 +152,44 @@ class Gateway:
         if scope["method"] == "POST" and path in SPENDING_PATHS:
             await self._admitted(scope, receive, answer)
             return
+        if scope["method"] in _BODILESS:
+            await self._routes(scope, receive, answer)
+            return
+        self._identified(scope)
         body = await read_body(scope, receive, server.request_bytes)
         await self._routes(scope, replayed(body, receive), answer)
 
+    def _identified(self, scope: Scope) -> Caller:
+        """Return who asks, and note it in the scope: nobody's body is read who has no key."""
+        caller = scope[CALLER] = self.state.keys.identify(header(scope, b"authorization"))
+        return caller
+
     async def _admitted(self, scope: Scope, receive: Receive, answer: Answer) -> None:
-        if len(self._running) > (most := self.state.config.server.requests_at_once):
-            raise UnavailableError(
-                f"{most} requests run already (server.requests_at_once): try again in some seconds",
-                code="overloaded",
-                headers={"Retry-After": "5"},
-            )
-        caller = self.state.keys.identify(header(scope, b"authorization"))
+        caller = self._identified(scope)
         caller.require("chat")
-        with self.state.limits.admit(caller) as permit:
-            scope[CALLER], scope[PERMIT] = caller, permit
+        with self._place(), self.state.limits.admit(caller) as permit:
+            scope[PERMIT] = permit
             body = await read_body(scope, receive, self.state.config.server.request_bytes)
             if scope["path"] in POLICY_PATHS and self._is_for_policy(body, caller, scope["path"]):
                 answer.plain = True
                 await self._proxy(scope, receive, answer, body)
             else:
                 await self._routes(scope, replayed(body, receive), answer)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Take one of the places of requests that may spend money."""
+        if self._spending >= (most := self.state.config.server.requests_at_once):
+            raise UnavailableError(
+                f"{most} requests run already (server.requests_at_once): try again in some seconds",
+                code="overloaded",
+                headers={"Retry-After": "5"},
+            )
+        self._spending += 1
+        try:
+            yield
+        finally:
+            self._spending -= 1
 
     async def _proxy(self, scope: Scope, receive: Receive, answer: Answer, body: bytes) -> None:
         if self.state.proxy is None:
@@ -180,8 +203,8 @@ class Gateway:
 
     def _is_for_policy(self, body: bytes, caller: Caller, path: str) -> bool:
         """Whether a request goes to the policy server; the caller may ask the model that it names."""
-        if not caller.models and not any(name in body for name in self._names):
-            return True  # A body that holds no orchestrator's name is not decoded here: the proxy reads it.
+        if not caller.models and not self._may_name_orchestrator(body):
+            return True  # It is not decoded here: the proxy reads it.
         try:
             found = orjson.loads(body)
         except orjson.JSONDecodeError as error:
@@ -193,6 +216,10 @@ class Gateway:
             caller.require_model(str(model or ""))
         return path != "/v1/chat/completions" or not isinstance(model, str) or model not in self.state.runners
 
+    def _may_name_orchestrator(self, body: bytes) -> bool:
+        """Whether a field `model`, perhaps not the outermost, holds an orchestrator's name, however it is escaped."""
+        return any(_string(found) in self.state.runners for found in _MODEL.findall(body))
+
     def _late(self) -> GatewayError:
         if self.state.draining:
             return UnavailableError("the gateway ended, and the request with it: send it again")
@@ -200,6 +227,13 @@ class Gateway:
         return TimeLimitError(
             f"the request took over {seconds:g} s: give a smaller budget, or raise server.request_seconds"
         )
+
+
+def _string(text: bytes) -> str:
+    try:
+        return str(orjson.loads(text))
+    except orjson.JSONDecodeError:
+        return ""  # Half a character, for instance: no orchestrator has such a name.
 
 
 def _route(scope: Any) -> str:

@@ -114,7 +114,7 @@ def chat_routes(state: GatewayState) -> APIRouter:
         """Ask an orchestrator and watch it work: start, round_start, tool_call, tool_result, final_answer, complete."""
         runner = runner_of(state, _chosen(state, body.orchestrator), who)
         permit = permit_of(state, request, who)
-        wanted = body.run_request(runner, who.name, within_allowance(body.limits(), permit))
+        wanted = body.run_request(runner, who.owner, within_allowance(runner.options.budget, body.limits(), permit))
         run = counted(state, runner, wanted, permit)
         stream = await run.__aenter__()  # what cannot be served is refused before the first byte
 

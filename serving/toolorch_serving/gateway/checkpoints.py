@@ -24,10 +24,12 @@ class Checkpoints(Protocol):
     Attributes:
         graph: The graph that writes them.
         config: With which the run begins.
+        newest: Names the newest of them.
     """
 
     graph: Graph
     config: RunnableConfig
+    newest: RunnableConfig
 
     async def mark(self) -> Any:
         """Return what `go_back` leads back to."""
@@ -47,10 +49,10 @@ class KeptCheckpoints:
     """
 
     def __init__(self, graph: Graph, thread: Thread) -> None:
-        self._saver = _thaw(thread.state, thread.id)
+        self.newest = self.config = _config(thread)
+        self._saver = _thaw(thread.state, self.newest)
         self._thread = thread
         self.graph: Graph = graph.copy({"checkpointer": self._saver})
-        self.config = _config(thread.id)
 
     async def mark(self) -> Any:
         """Return what `go_back` leads back to."""
@@ -62,7 +64,7 @@ class KeptCheckpoints:
 
     def keep(self) -> int:
         """Keep the newest checkpoint; return its size in bytes."""
-        found: CheckpointTuple | None = self._saver.get_tuple(_config(self._thread.id))
+        found: CheckpointTuple | None = self._saver.get_tuple(self.newest)
         assert found is not None
         frozen = self._saver.serde.dumps_typed((found.checkpoint, found.metadata, found.pending_writes or []))
         self._thread.state = frozen
@@ -75,7 +77,7 @@ class OwnCheckpoints:
     def __init__(self, graph: Graph, thread: Thread) -> None:
         self.graph = graph
         self._thread = thread
-        self.config = _config(thread.id)
+        self.newest, self.config = _config(thread), _config(thread)
         if thread.state is not None:
             self.config["configurable"]["checkpoint_id"] = thread.state
 
@@ -89,7 +91,7 @@ class OwnCheckpoints:
         self._thread.state = mark
         checkpointer = self.graph.checkpointer
         if mark is None and not isinstance(checkpointer, bool) and checkpointer is not None:
-            await checkpointer.adelete_thread(self._thread.id)
+            await checkpointer.adelete_thread(self._thread.checkpoints)
 
     def keep(self) -> int:
         """Go on with the newest checkpoint; the gateway holds nothing."""
@@ -97,12 +99,12 @@ class OwnCheckpoints:
         return 0
 
 
-def _thaw(frozen: tuple[str, bytes] | None, thread_id: str) -> InMemorySaver:
+def _thaw(frozen: tuple[str, bytes] | None, config: RunnableConfig) -> InMemorySaver:
     saver = InMemorySaver()
     if frozen is None:
         return saver
     checkpoint, metadata, pending_writes = saver.serde.loads_typed(frozen)
-    written = saver.put(_config(thread_id), checkpoint, metadata, checkpoint["channel_versions"])
+    written = saver.put(config, checkpoint, metadata, checkpoint["channel_versions"])
     writes: dict[str, list[tuple[str, Any]]] = {}
     for task_id, channel, value in pending_writes:
         writes.setdefault(task_id, []).append((channel, value))
@@ -111,5 +113,9 @@ def _thaw(frozen: tuple[str, bytes] | None, thread_id: str) -> InMemorySaver:
     return saver
 
 
-def _config(thread_id: str) -> RunnableConfig:
-    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+def _config(thread: Thread) -> RunnableConfig:
+    # Traces have the conversation under the name that its client gave it.
+    return {
+        "configurable": {"thread_id": thread.checkpoints, "checkpoint_ns": ""},
+        "metadata": {"thread_id": thread.id},
+    }

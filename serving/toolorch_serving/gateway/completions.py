@@ -50,9 +50,9 @@ def completion_routes(state: GatewayState) -> APIRouter:
         wanted = RunRequest(
             messages=body.conversation(),
             thread_id=body.thread_id,
-            owner=who.name,
+            owner=who.owner,
             preferences=body.preferences,
-            budget=within_allowance(body.budget, permit),
+            budget=within_allowance(runner.options.budget, body.budget, permit),
             changes=body.changes,
             sampling=body.sampling(),
             decisions=body.decisions,

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from toolorch_integrations.budget import Budget
 from toolorch_integrations.entry import Price
 from toolorch_integrations.preferences import Preferences
-from toolorch_integrations.store.engine import parse_url
+from toolorch_integrations.spool.place import spool_folder
 
 PREFIX = "TOOLORCH_GATEWAY__"
 Role = Literal["chat", "feedback", "read", "admin"]
@@ -78,10 +78,7 @@ class StoreConfig(_Section):
     @property
     def spool_folder(self) -> Path:
         """Where the spool is."""
-        if self.spool is not None:
-            return self.spool
-        url = parse_url(self.url)
-        return Path(f"{url.database}.spool" if url.get_backend_name() == "sqlite" else "spool").absolute()
+        return spool_folder(self.url) if self.spool is None else self.spool
 
 
 class PolicyConfig(_Section):

@@ -6,9 +6,9 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, ClassVar
 
-from pydantic import BaseModel
-
 from toolorch_integrations.errors import ToolorchError
+from toolorch_serving.error_body import ErrorBody as ErrorBody
+from toolorch_serving.error_body import error_body
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -43,7 +43,7 @@ class GatewayError(ToolorchError):
     @property
     def body(self) -> dict[str, Any]:
         """The error as OpenAI writes it."""
-        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self._code}}
+        return error_body(str(self), self.kind, param=self.param, code=self._code)
 
 
 class AuthError(GatewayError):
@@ -68,6 +68,12 @@ class ConflictError(GatewayError):
     """It cannot be done in the state that things are in."""
 
     status, code = 409, "conflict"
+
+
+class SlowBodyError(GatewayError):
+    """The request's body did not come in time."""
+
+    status, code = 408, "request_timeout"
 
 
 class TooLargeError(GatewayError):
@@ -109,21 +115,6 @@ class InternalError(GatewayError):
     def of(cls, error: Exception) -> InternalError:
         """Return what a client may know of an error: its kind, since its words may hold what is nobody's business."""
         return cls(f"the gateway failed ({type(error).__name__}); its log says where and why")
-
-
-class ErrorDetail(BaseModel):
-    """What was wrong."""
-
-    message: str
-    type: str
-    param: str | None = None
-    code: str | int | None = None
-
-
-class ErrorBody(BaseModel):
-    """Body of every answer that is an error."""
-
-    error: ErrorDetail
 
 
 async def send_error(send: Send, error: GatewayError) -> None:

@@ -32,6 +32,7 @@ class Caller:
         requests_per_minute: None: no limit.
         dollars_per_day: None: no limit.
         expires: From when on the key is refused.
+        is_anonymous: There is no key.
     """
 
     name: str
@@ -40,6 +41,12 @@ class Caller:
     requests_per_minute: float | None = None
     dollars_per_day: float | None = None
     expires: datetime | None = None
+    is_anonymous: bool = False
+
+    @property
+    def owner(self) -> str:
+        """Whose the caller's conversations are: the key's name; empty without keys, as all are one owner then."""
+        return "" if self.is_anonymous else self.name
 
     def require(self, role: Role) -> None:
         """Refuse a caller without a role.
@@ -80,8 +87,10 @@ class Keyring:
             if digest in self._callers:
                 raise ConfigError(f"keys.{index} ({key.name}) is the same key as {self._callers[digest].name}'s")
             self._callers[digest] = _caller(key)
-        roles = ROLES if config.server.is_loopback else config.server.open_roles
-        self._anonymous = None if self._callers else Caller("anonymous", frozenset(roles))
+        # An open gateway on loopback stands behind a proxy of its owner's own: whoever comes through it is anybody.
+        server = config.server
+        roles = ROLES if server.is_loopback and not server.open else server.open_roles
+        self._anonymous = None if self._callers else Caller("anonymous", frozenset(roles), is_anonymous=True)
 
     @property
     def is_open(self) -> bool:

@@ -43,7 +43,7 @@ class LangGraphRunner(FaceRunner):
     """Runs a compiled graph that `create_orchestrator` made, or `create_agent` with an `OrchestratorMiddleware`.
 
     A graph without a checkpointer gets one in memory, for as long as the gateway keeps the conversation; one that has
-    its own uses it.
+    its own uses it, under the threads that `threads.checkpoint_thread` gives.
 
     Args:
         name: By which clients ask for it.
@@ -63,8 +63,9 @@ class LangGraphRunner(FaceRunner):
             )
         tools = getattr(graph.nodes["tools"].bound, "tools_by_name", {}) if "tools" in graph.nodes else {}
         super().__init__(name, threads, middleware.full_catalog(list(tools.values())), middleware.options)
+        self.remembers = bool(graph.checkpointer)
         self._graph = graph
-        self._checkpoints = OwnCheckpoints if graph.checkpointer else KeptCheckpoints
+        self._checkpoints = OwnCheckpoints if self.remembers else KeptCheckpoints
 
     async def drive(self, stream: RunStream) -> Outcome:
         """Run the graph to its end or to the next interrupt."""
@@ -84,7 +85,7 @@ class LangGraphRunner(FaceRunner):
                 async for chunk in chunks:
                     if isinstance(chunk, dict) and chunk.get("type") in PROGRESS:
                         await stream.put(chunk)
-            state = await graph.aget_state({"configurable": {"thread_id": thread.id}})
+            state = await graph.aget_state(kept.newest)
             messages: Sequence[BaseMessage] = state.values["messages"]
             confirmations, questions = _asked(state.interrupts, messages)
         except BaseException:

@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from toolorch_serving.gateway.answer import Scope, header
 from toolorch_serving.gateway.config import ServerConfig
 from toolorch_serving.gateway.errors import ForbiddenError
+from toolorch_serving.gateway.proxy.headers import TRACE
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -53,8 +54,8 @@ def allowing(app: Any, origins: Sequence[str]) -> Any:
         app,
         allow_origins=origins,
         allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type"],
-        expose_headers=["Retry-After"],
+        allow_headers=["*"],  # clients send their own, such as x-stainless-* of OpenAI's
+        expose_headers=["Retry-After", TRACE.decode()],
     )
 
 

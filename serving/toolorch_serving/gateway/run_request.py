@@ -24,7 +24,8 @@ class RunRequest:
         messages: In OpenAI's format with plain text, the user's newest the last. In a conversation that the gateway
             knows, those before it are left out.
         thread_id: The conversation; empty begins one.
-        owner: Name of the caller: nobody else goes on with the conversation.
+        owner: Name of the caller's API key, empty where the gateway has none: nobody else goes on with the
+            conversation.
         preferences: None takes the orchestrator's.
         budget: Its limits hold beside those that the orchestrator sets; of two the stricter.
         changes: What is hidden, renamed, re-priced or shortlisted, besides what the orchestrator hides.

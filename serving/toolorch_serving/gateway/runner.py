@@ -45,12 +45,17 @@ class Runner(Protocol):
 class FaceRunner(ABC):
     """What the runners of both frameworks share.
 
+    Attributes:
+        remembers: Whether the orchestrator itself keeps what was said, wherever its conversations go on.
+
     Args:
         name: By which clients ask for it.
         threads: The conversations of the gateway.
         catalog: What it may call.
         options: What its runs go by where a request says nothing.
     """
+
+    remembers = False
 
     def __init__(self, name: str, threads: Threads, catalog: Catalog, options: RunOptions) -> None:
         self.name = name
@@ -70,7 +75,10 @@ class FaceRunner(ABC):
         """
         if request.decisions is None:
             check(request, self._catalog, self.context(request), self.name)
-        thread = self._threads.take(request.thread_id, request.owner, self.name, request.decisions)
+        told = any(message["role"] == "assistant" for message in request.messages)
+        thread = self._threads.take(
+            request.thread_id, request.owner, self.name, request.decisions, may_begin=told or self.remembers
+        )
         return RunStream(self.drive, self._threads, thread, request)
 
     def context(self, request: RunRequest) -> dict[str, Any]:

@@ -74,11 +74,8 @@ class Spending:
     def flush(self) -> bool:
         """Write what is pending, and read what all gateways have written; False: the database is away, try later."""
         with self._flushing:
-            with self._lock:
-                taken = {key: dollars for key, dollars in self._pending.items() if dollars}
             try:
-                if taken:
-                    self._write(taken)
+                self._write_pending()
                 stored = self._read()
             except SQLAlchemyError as error:
                 if not self._failed:
@@ -87,11 +84,21 @@ class Spending:
                 return False
             with self._lock:
                 self._stored, self._failed = stored, False
-                for key, dollars in taken.items():
-                    left = self._pending.pop(key) - dollars  # what was added meanwhile, but for rounding
-                    if left > 1e-12:
-                        self._pending[key] = left
             return True
+
+    def _write_pending(self) -> None:
+        """Write what is pending; once that is in the database it is pending no more, whatever fails after."""
+        with self._lock:
+            taken = {key: dollars for key, dollars in self._pending.items() if dollars}
+        if not taken:
+            return
+        self._write(taken)
+        with self._lock:
+            for key, dollars in taken.items():
+                self._stored[key] = self._stored.get(key, 0.0) + dollars
+                left = self._pending.pop(key) - dollars  # what was added meanwhile, but for rounding
+                if left > 1e-12:
+                    self._pending[key] = left
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:

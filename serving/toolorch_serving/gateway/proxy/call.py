@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from toolorch_integrations.events import EncodedEvents, Event
@@ -17,22 +16,19 @@ from toolorch_serving.gateway.errors import GatewayError
 from toolorch_serving.gateway.proxy import peek
 from toolorch_serving.gateway.proxy.conversations import Asked, Conversations
 from toolorch_serving.gateway.proxy.exchange import Exchange
+from toolorch_serving.gateway.proxy.extras import USAGE, Extras, refused_in
 from toolorch_serving.gateway.proxy.headers import RawHeaders
 from toolorch_serving.gateway.proxy.request import CHAT, ProxyRequest
 from toolorch_serving.gateway.proxy.settings import ProxySettings
 from toolorch_serving.gateway.proxy.upstream import Upstream
 from toolorch_serving.gateway.proxy.watch import Watch
 
-logger = logging.getLogger(__name__)
-
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_REFUSALS = 600.0
-"""Seconds for which a server is believed to give no ids for a model, after it refused to."""
-_MODELS = 1_000
-"""Of which that is remembered: their names come from clients."""
+_WORKED = frozenset((ClientGoneError.status, 503))
+"""How calls end that were given up before their answer began, while the server worked on it."""
 _GONE = "the client went away before its answer was whole"
 
 
@@ -49,12 +45,13 @@ class Proxied:
     """0 where it is not known."""
     output_tokens: int
     dollars: float
+    """By an estimate of the tokens where they are not known."""
 
 
 class Sink(Protocol):
     """Takes captured calls: a recorder."""
 
-    def put(self, event: Event | EncodedEvents, *, trace_id: str = "", size: int | None = None) -> None:
+    def put(self, event: Event | EncodedEvents) -> None:
         """Take an event; it never raises, and does not block."""
 
 
@@ -74,10 +71,9 @@ class Services:
     settings: ProxySettings
     conversations: Conversations
     ended: Ended
+    extras: Extras
     pause: Callable[[], float] = lambda: 0.0
     """Seconds by which answers are to be delayed, as capture does not keep up."""
-    inexact: dict[str, float] = field(default_factory=dict)
-    """Models whose server refuses to give ids, and until when it is believed to (`time.monotonic()`)."""
 
 
 class PolicyCall:
@@ -126,32 +122,27 @@ class PolicyCall:
             raise
 
     async def _ask(self) -> None:
-        services, exchange = self._services, self._exchange
-        model = self._version()
-        exact = services.settings.exact and services.inexact.get(model, 0.0) < time.monotonic()
-        self._sent, added = self._request.sent(model, exact=exact)
-        await self._take()
-        if added and exchange.status in (400, 422) and refuses_ids(exchange.body):
-            logger.warning(
-                "%s gives no token ids for model %r, its traces are inexact: %s",
-                services.upstream.url,
-                model,
-                exchange.body[:300],
-            )
-            if len(services.inexact) >= _MODELS:
-                services.inexact.clear()
-            services.inexact[model] = time.monotonic() + _REFUSALS
-            self._sent, _ = self._request.sent(model, exact=False)
+        extras, exchange, model = self._services.extras, self._exchange, self._version()
+        wanted, refusal = extras.of(model), b""
+        refused: frozenset[str] = frozenset()
+        while True:  # as often as there are extras that can be refused
+            self._sent, added = self._request.sent(model, wanted - refused)
+            await self._take(without_usage=USAGE in added)
+            found = refused_in(exchange.status, exchange.body, added)
+            if not found:
+                break
+            refused, refusal = refused | found, exchange.body
             exchange.forget()
-            await self._take()
+        if refused and exchange.status < 400:
+            extras.remember(model, refused, refusal)
 
-    async def _take(self) -> None:
+    async def _take(self, *, without_usage: bool) -> None:
         query = self._scope.get("query_string") or b""
         path = f"{self._request.path}?{query.decode('latin-1')}" if query else self._request.path
         upstream = self._services.upstream
         response = await upstream.ask("POST", path, self._headers, self._sent)
         try:
-            await self._exchange.take(response)
+            await self._exchange.take(response, without_usage=without_usage)
         finally:
             upstream.done(response)
 
@@ -199,11 +190,16 @@ class PolicyCall:
         waits = peek.asks_for_tools(body)
         services.conversations.end(self._asked, body, stream=exchange.stream, failed=failed, waits=waits)
         read, wrote = peek.usage_in(body)
-        dollars = settings.price.dollars(read, wrote) if read or wrote else 0.0
         model = peek.model_in(body) or self._request.model
-        services.ended(self._scope, Proxied(model, status, facts.seconds, read, wrote, dollars))
+        services.ended(
+            self._scope, Proxied(model, status, facts.seconds, read, wrote, self._dollars(status, read, wrote))
+        )
 
-
-def refuses_ids(body: bytes) -> bool:
-    """Whether an error says that the server does not know what exact capture asks for."""
-    return b"return_token_ids" in body or b"logprobs" in body
+    def _dollars(self, status: int, read: int, wrote: int) -> float:
+        """Return what the call costs: nothing where the server refused it or could not be asked, else never nothing."""
+        exchange = self._exchange
+        if exchange.status >= 400 or not (exchange.status or status in _WORKED):
+            return 0.0
+        if not read and not wrote:
+            read, wrote = peek.estimated_usage(self._request.body, exchange.body, exchange.size)
+        return self._services.settings.price.dollars(read, wrote)

@@ -22,6 +22,8 @@ import orjson
 
 from toolorch_integrations.plain import canonical
 from toolorch_integrations.wire_answer import plain_message, read_answer
+from toolorch_serving.gateway.errors import ConflictError
+from toolorch_serving.gateway.proxy.headers import TRACE
 
 PROMPTS = 32_768
 """Prompts that can still be continued."""
@@ -41,6 +43,8 @@ class Conversation:
     """One trace."""
 
     trace_id: str
+    caller: str
+    """Who began it: nobody else's calls get into it."""
     thread_id: str = ""
     begun: float = field(default_factory=time.time)
     answered: float = 0.0
@@ -108,21 +112,36 @@ class Conversations:
         self._answers: deque[Asked] = deque()
         self._bytes = 0
 
-    def begin(self, scope: str, messages: Sequence[Any], *, trace_id: str = "", thread_id: str = "") -> Asked:
+    def begin(
+        self, caller: str, model: str, messages: Sequence[Any], *, trace_id: str = "", thread_id: str = ""
+    ) -> Asked:
         """Say which conversation a request belongs to.
 
         Args:
-            scope: Conversations of different scopes (callers, models) never meet.
+            caller: Who asks: conversations of different callers never meet.
+            model: Whom; calls of different models are one conversation only where the client has named the trace.
             messages: Of the request; any JSON.
             trace_id: The trace that the client named.
             thread_id: The conversation that the client named: it has one trace, in every process and for ever.
+
+        Raises:
+            ConflictError: Another caller began the trace.
         """
+        scope = f"{caller}\x00{model}"
         whole, prefixes = _digests(scope, messages)
         if trace_id or thread_id:
             key = trace_id or uuid.uuid5(_THREADS, f"{scope}\x00{thread_id}").hex
-            conversation = self._conversations.get(key) or Conversation(key, thread_id)
+            conversation = self._conversations.get(key) or Conversation(key, caller, thread_id)
+            if conversation.caller != caller:
+                raise ConflictError(
+                    f"the header x-toolorch-trace names {key}, which another caller began: send an id of your own, "
+                    "such as uuid.uuid4().hex, that all calls of one run share",
+                    param=TRACE.decode(),
+                    code="trace_taken",
+                )
         else:
-            conversation = self._continued(prefixes, messages) or self._retried(whole) or Conversation(uuid.uuid4().hex)
+            found = self._continued(prefixes, messages) or self._retried(whole)
+            conversation = found or Conversation(uuid.uuid4().hex, caller)
         self._touch(conversation)
         return self._add(whole, conversation)
 

@@ -9,6 +9,7 @@ from typing import Any
 from toolorch_serving.gateway.errors import GatewayError, send_error
 from toolorch_serving.gateway.proxy.connection import Connection
 from toolorch_serving.gateway.proxy.headers import TRACE, for_client
+from toolorch_serving.gateway.proxy.usage_event import UsageEvent
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -42,7 +43,9 @@ class Exchange:
         self._trace_id = trace_id
         self._most = kept
         self._pieces: list[bytes] = []
-        self._size = 0
+        self.size = 0
+        """Bytes that have come of the answer."""
+        self._usage: UsageEvent | None = None
         self._unsent: list[bytes] = []
         self._headers: list[tuple[bytes, bytes]] = []
 
@@ -53,22 +56,30 @@ class Exchange:
             self._pieces = [b"".join(self._pieces)]
         return self._pieces[0] if self._pieces else b""
 
-    async def take(self, response: Connection) -> None:
-        """Read an answer, and pass on all but its end."""
+    async def take(self, response: Connection, *, without_usage: bool = False) -> None:
+        """Read an answer, and pass on all but its end.
+
+        Args:
+            response: The answer.
+            without_usage: The client is not to have the event of a stream that holds nothing but the usage.
+        """
         self.status = response.status
         self.stream = response.is_event_stream
+        self._usage = UsageEvent() if without_usage and self.stream else None
         self._headers = for_client(response.headers, self._trace_id)
         held = 0 if self.stream else HELD
         while piece := await response.piece():
             self._keep(piece)
             if self.stream and _END in piece[-32:]:
-                self._unsent.append(piece)
+                self._unsent.append(self._for_client(piece))
                 await response.settle()
                 break
-            if self._size <= held:
+            if self.size <= held:
                 self._unsent.append(piece)
-            else:
+            elif piece := self._for_client(piece):
                 await self._pass_on(piece)
+        if self._usage is not None:
+            self._unsent.append(self._usage.rest())
 
     async def finish(self) -> None:
         """Send the end."""
@@ -95,7 +106,10 @@ class Exchange:
 
     def forget(self) -> None:
         """Forget an answer that the client is not to have."""
-        self._pieces, self._unsent, self._size, self.too_long = [], [], 0, False
+        self._pieces, self._unsent, self.size, self.too_long, self.status = [], [], 0, False, 0
+
+    def _for_client(self, piece: bytes) -> bytes:
+        return piece if self._usage is None else self._usage.without(piece)
 
     async def _pass_on(self, piece: bytes) -> None:
         await self._start()
@@ -109,8 +123,8 @@ class Exchange:
             await self._send({"type": "http.response.start", "status": self.status, "headers": self._headers})
 
     def _keep(self, piece: bytes) -> None:
-        self._size += len(piece)
-        if self._size <= self._most:
+        self.size += len(piece)
+        if self.size <= self._most:
             self._pieces.append(piece)
         elif not self.too_long:
             self.too_long = True

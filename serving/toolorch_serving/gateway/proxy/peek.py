@@ -5,7 +5,15 @@ Quotes within JSON strings are escaped, so a name in quotes with a colon behind 
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterable
+
 _CALLS = (b'"tool_calls":[{', b'"tool_calls": [{')
+_PROMPT_IDS = re.compile(rb'"prompt_token_ids": ?\[([^\]]+)\]')
+_IDS = re.compile(rb'"token_ids": ?\[([^\]]+)\]')
+_TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|text|arguments)": ?"((?:[^"\\]|\\.)+)"')
+_TOKEN_BYTES = 4
 
 
 def usage_in(answer: bytes) -> tuple[int, int]:
@@ -15,7 +23,23 @@ def usage_in(answer: bytes) -> tuple[int, int]:
         read, wrote = (_number(answer, name, place) for name in (b'"prompt_tokens":', b'"completion_tokens":'))
         if read or wrote:
             return read, wrote
-    return _length(answer, b'"prompt_token_ids":'), answer.count(b'"logprob":')
+    prompts = set(_PROMPT_IDS.findall(answer))  # each choice of a text completion may repeat its prompt
+    return _numbers(prompts), _numbers(_IDS.findall(answer))
+
+
+def estimated_usage(request: bytes, answer: bytes, size: int) -> tuple[int, int]:
+    """Return about how many tokens were read and written where the answer does not say.
+
+    A token has some 4 bytes of text, and servers send a piece of a stream for each.
+
+    Args:
+        request: The body of the request.
+        answer: That of the answer, empty where it was not kept.
+        size: Bytes of the answer.
+    """
+    texts = _TEXT.findall(answer)
+    wrote = max(len(texts), math.ceil(sum(map(len, texts)) / _TOKEN_BYTES)) if answer else size // _TOKEN_BYTES
+    return math.ceil(len(request) / _TOKEN_BYTES), wrote
 
 
 def asks_for_tools(answer: bytes) -> bool:
@@ -36,7 +60,5 @@ def _number(answer: bytes, name: bytes, place: int) -> int:
     return int(digits) if start >= 0 and digits.isdigit() else 0
 
 
-def _length(answer: bytes, name: bytes) -> int:
-    start = answer.find(name)
-    end = answer.find(b"]", start)
-    return answer.count(b",", start, end) + 1 if 0 <= start < end else 0
+def _numbers(lists: Iterable[bytes]) -> int:
+    return sum(numbers.count(b",") + 1 for numbers in lists)

@@ -14,6 +14,7 @@ from toolorch_serving.gateway.proxy import headers as http
 from toolorch_serving.gateway.proxy.call import Ended, PolicyCall, Services, Sink
 from toolorch_serving.gateway.proxy.conversations import Conversation, Conversations
 from toolorch_serving.gateway.proxy.exchange import Exchange
+from toolorch_serving.gateway.proxy.extras import Extras
 from toolorch_serving.gateway.proxy.request import CHAT, TEXT, ProxyRequest
 from toolorch_serving.gateway.proxy.settings import ProxySettings
 from toolorch_serving.gateway.proxy.upstream import Upstream
@@ -57,7 +58,9 @@ class CapturingProxy:
         self._recorder = recorder
         self._caller = caller
         found = conversations or Conversations(self._abandoned)
-        self._services = Services(upstream, recorder, settings or ProxySettings(), found, ended, pause)
+        settings = settings or ProxySettings()
+        extras = Extras(upstream.url, exact=settings.exact)
+        self._services = Services(upstream, recorder, settings, found, ended, extras, pause)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
         """Answer a request whose body has been read."""
@@ -70,11 +73,12 @@ class CapturingProxy:
                 await self._pass(scope, receive, send, body, sent)
                 return
             trace_id, thread_id = _names(scope["headers"])
+            asked = services.conversations.begin(
+                self._caller(scope), request.model, request.messages, trace_id=trace_id, thread_id=thread_id
+            )
         except GatewayError as error:
             await send_error(send, error)
             return
-        own = f"{self._caller(scope)}\x00{request.model}"
-        asked = services.conversations.begin(own, request.messages, trace_id=trace_id, thread_id=thread_id)
         await PolicyCall(services, scope, send, request, asked, sent).run(receive)
 
     async def close(self) -> None:

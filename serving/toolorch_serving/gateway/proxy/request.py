@@ -1,12 +1,14 @@
-"""What the proxy changes in a request: it asks for ids and log-probabilities, and names the policy version."""
+"""What the proxy changes in a request: it asks for ids, log-probabilities and usage, and names the policy version."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+
+from toolorch_serving.gateway.proxy.extras import IDS, USAGE
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 _ADDED: dict[str, dict[str, Any]] = {
@@ -45,24 +47,36 @@ class ProxyRequest:
         """The model that the client asks for; empty: the server's first."""
         return str(self.data.get("model") or "")
 
-    def sent(self, model: str, *, exact: bool) -> tuple[bytes, bool]:
-        """Return the body for the endpoint, and whether fields were added to it.
+    def sent(self, model: str, extras: Set[str]) -> tuple[bytes, frozenset[str]]:
+        """Return the body for the endpoint, and which extras were added to it: those that the client asks for are not.
 
         What the client wrote stays as it is, byte for byte, unless something in it has to be replaced.
 
         Args:
             model: The version that is to answer.
-            exact: Whether to ask for token ids and log-probabilities.
+            extras: What else to ask for; see `extras`.
         """
         changed: dict[str, Any] = {} if model == self.model else {"model": model}
-        missing = {key: value for key, value in _ADDED[self.path].items() if exact and not _asks(self.data, key)}
+        missing: dict[str, Any] = {}
+        added = frozenset(extra for extra in extras if self._add(extra, missing))
         replaced = changed | {key: value for key, value in missing.items() if key in self.data}
         if replaced:
-            return orjson.dumps(self.data | missing | changed), bool(missing)
+            return orjson.dumps(self.data | missing | changed), added
         if not missing:
-            return self.body, False
+            return self.body, added
         head = self.body.rstrip()[:-1]  # without the closing brace
-        return b"%b,%b" % (head, orjson.dumps(missing)[1:]), True
+        return b"%b,%b" % (head, orjson.dumps(missing)[1:]), added
+
+    def _add(self, extra: str, missing: dict[str, Any]) -> bool:
+        """Put the fields that ask for an extra where they are missing; False: none is."""
+        data, before = self.data, len(missing)
+        if extra == IDS:
+            missing.update((key, value) for key, value in _ADDED[self.path].items() if not _asks(data, key))
+        elif extra == USAGE and data.get("stream"):
+            options = data.get("stream_options") or {}
+            if isinstance(options, dict) and not options.get("include_usage"):
+                missing["stream_options"] = options | {"include_usage": True}
+        return len(missing) > before
 
 
 def _asks(data: Mapping[str, Any], key: str) -> bool:

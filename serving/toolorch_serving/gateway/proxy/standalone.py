@@ -9,8 +9,10 @@ from typing import Any
 from toolorch_integrations.detached import DetachedRecorder
 from toolorch_integrations.recorder import Recorder
 from toolorch_integrations.spool import Spool
+from toolorch_integrations.spool.place import spool_folder
 from toolorch_integrations.store import TraceStore
-from toolorch_serving.gateway.errors import TooLargeError, send_error
+from toolorch_serving.gateway.answer import ClientGoneError, read_body
+from toolorch_serving.gateway.errors import GatewayError, send_error
 from toolorch_serving.gateway.proxy.proxy import CapturingProxy
 from toolorch_serving.gateway.proxy.settings import ProxySettings
 from toolorch_serving.gateway.proxy.upstream import Upstream
@@ -39,8 +41,8 @@ def capturing_proxy_app(
     Args:
         url: Base URL of the policy server, `/v1` included.
         store: Where traces go: a store, its file name or URL, or a recorder (which stays yours to close).
-        spool: Folder on a local disk in which calls wait for the store; by default beside an SQLite store, else
-            `toolorch-spool` in the current folder.
+        spool: Folder on a local disk in which calls wait for the store; by default the one that a gateway on the same
+            store has, which then takes over what this app has left.
         settings: How requests are treated.
         timeout: Seconds that the policy server may stay silent.
         request_bytes: Largest request.
@@ -62,9 +64,12 @@ def capturing_proxy_app(
                 recorder.close()
             await send({"type": "lifespan.shutdown.complete"})
         elif scope["type"] == "http":
-            body = await _read(receive, request_bytes)
-            if body is None:
-                await send_error(send, TooLargeError(f"the request is over the limit of {request_bytes} bytes"))
+            try:
+                body = await read_body(scope, receive, request_bytes, "request_bytes")
+            except GatewayError as error:
+                await send_error(send, error)
+            except ClientGoneError:
+                return  # half a request is nobody's
             else:
                 await proxy(scope, receive, send, body)
 
@@ -72,22 +77,4 @@ def capturing_proxy_app(
 
 
 def _recorder(store: TraceStore | str | Path, spool: Spool | str | Path | None) -> DetachedRecorder:
-    opened = store if isinstance(store, TraceStore) else TraceStore(store)
-    beside = None if opened.file is None else f"{opened.file}-spool"
-    return DetachedRecorder(store, spool=spool or beside or "toolorch-spool")
-
-
-async def _read(receive: Receive, most: int) -> bytes | None:
-    """Return a request's body; None: it is too large."""
-    pieces: list[bytes] = []
-    size = 0
-    while True:
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            return b"".join(pieces)
-        pieces.append(event.get("body", b""))
-        size += len(pieces[-1])
-        if size > most:
-            return None
-        if not event.get("more_body"):
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return DetachedRecorder(store, spool=spool or spool_folder(store))

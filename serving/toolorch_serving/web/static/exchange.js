@@ -187,6 +187,10 @@ export class Exchange {
       this.#ended("Stopped. No further call is made; what was spent until then stays spent.");
     else {
       this.#say("");
+      if (error.code === "thread_not_found") {
+        this.threadId = "";
+        error.fix = "The gateway no longer has this conversation. The next question begins a new one.";
+      }
       const again = decisions || this.steps.any ? null : this.retry;
       add(this.foot, problem(error, again), this.#trace());
     }
