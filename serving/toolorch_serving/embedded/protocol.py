@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from toolorch_serving.embedded.sampling import Sampling
+from toolorch_serving.error_body import error_body
 
 # Known to vLLM but not done here: refused by name, unless the value changes nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -42,7 +43,7 @@ class RequestError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.body = {"error": {"message": message, "type": kind, "param": parameter, "code": status}}
+        self.body = error_body(message, kind, param=parameter, code=status)
 
 
 class Function(BaseModel):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from toolorch_integrations.errors import EndpointError, ToolorchError
 from toolorch_integrations.retrieval import RetrievalError
+from toolorch_serving.error_body import error_body
 from toolorch_serving.retrieval.documents import LONGEST_ID, Document
 from toolorch_serving.retrieval.searcher import MOST_RESULTS
 
@@ -42,9 +43,7 @@ def error_response(error: Exception) -> JSONResponse:
     if status == 503:
         headers["retry-after"] = "1"
     message = str(error) if isinstance(error, (RefusedError, ToolorchError)) else f"{type(error).__name__}: {error}"
-    return JSONResponse(
-        {"error": {"message": message, "type": kind, "param": param, "code": status}}, status, headers=headers
-    )
+    return JSONResponse(error_body(message, kind, param=param, code=status), status, headers=headers)
 
 
 Query = Annotated[str, Field(min_length=1, max_length=LONGEST_QUERY)]
@@ -123,18 +122,3 @@ class AddedAnswer(BaseModel):
     duplicates: int
     embedded: int
     ids: list[str]
-
-
-class ErrorDetail(BaseModel):
-    """What is wrong, and where."""
-
-    message: str
-    type: str
-    param: str | None
-    code: int
-
-
-class ErrorAnswer(BaseModel):
-    """An error as OpenAI's servers write it."""
-
-    error: ErrorDetail

@@ -89,7 +89,9 @@ class Guard:
             given = headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, self._expected):
                 refused = RefusedError(401, "send the service's key as `Authorization: Bearer KEY`", "authorization")
-        too_large = RefusedError(413, f"the body is over {most} bytes; send fewer at once", "body")
+        too_large = RefusedError(
+            413, f"the body is over {most} bytes; send fewer at once, or raise --request-bytes", "body"
+        )
         length = headers.get(b"content-length", b"0")
         if refused is None and (not length.isdigit() or int(length) > most):
             refused = too_large

@@ -15,10 +15,10 @@ from starlette.exceptions import HTTPException
 
 from toolorch_integrations import __version__
 from toolorch_integrations.errors import ToolorchError
+from toolorch_serving.error_body import ErrorBody
 from toolorch_serving.retrieval.answers import (
     AddedAnswer,
     DocumentsBody,
-    ErrorAnswer,
     RefusedError,
     SearchAnswer,
     SearchBody,
@@ -30,7 +30,7 @@ from toolorch_serving.retrieval.limits import Guard, ServiceLimits, Workers
 
 _log = logging.getLogger(__name__)
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer} for status in (400, 401, 413, 500, 502, 503, 504)
+    status: {"model": ErrorBody} for status in (400, 401, 413, 500, 502, 503, 504)
 }
 
 
@@ -71,7 +71,7 @@ def create_app(index: RetrievalIndex, *, key: str | None = None, limits: Service
         documents = [one.document() for one in body.documents]
         return _json(await workers.run(lambda: index.add(documents, skip_duplicates=body.skip_duplicates)))
 
-    @app.delete("/documents/{id:path}", responses={404: {"model": ErrorAnswer}})
+    @app.delete("/documents/{id:path}", responses={404: {"model": ErrorBody}})
     async def delete(id: str) -> dict[str, int]:  # noqa: A002
         """Delete a document."""
         if not await workers.run(lambda: index.delete([id])):

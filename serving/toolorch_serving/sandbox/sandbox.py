@@ -140,8 +140,6 @@ class Sandbox:
         """
         self.run("pass")
 
-    # --- inside ---
-
     def close(self) -> None:
         """End the sandboxes that wait for a program; later runs start their own."""
         if self._pool is not None:
