@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from examples.routing import redrawn_policy
 from examples.shop.synthesis import default_world, run, world, worlds
 from toolorch_rl.recipe.drills import copying_drill
 from toolorch_rl.recipe.greedy import parse, reply_to
@@ -20,6 +23,7 @@ from toolorch_rl.recipe.model import small_model
 from toolorch_rl.recipe.rows import Group, Row, load_groups, render, save_groups
 from toolorch_rl.recipe.sft import Schedule, batch_of, loss_of, train
 from toolorch_rl.recipe.tokenizer import train_tokenizer
+from toolorch_rl.training import TrainingError
 
 CALL = '<tool_call>\n{"name": "run_python", "arguments": {"code": "print(1)"}}\n</tool_call>'
 
@@ -203,7 +207,7 @@ def test_interrupted_training_ends_where_an_uninterrupted_one_does(
     schedule = Schedule(steps=6, batch=2, drill_steps=1, short_steps=1, warmup=2, every=2, bf16=False)
     groups, drills = [some_group(seed) for seed in range(3)], [copying_drill(tokenizer, 4, 0)]
     whole = small_model(tokenizer, hidden=64, layers=2)
-    train(whole, groups, drills, tmp_path / "whole", schedule)
+    train(whole, tokenizer, groups, drills, tmp_path / "whole", schedule)
 
     class Killed(BaseException):
         """Stands for the end of the process."""
@@ -213,13 +217,51 @@ def test_interrupted_training_ends_where_an_uninterrupted_one_does(
             raise Killed  # after step 4, before its checkpoint: the one of step 2 is what counts
 
     with pytest.raises(Killed):
-        train(small_model(tokenizer, hidden=64, layers=2), groups, drills, tmp_path / "cut", schedule, kill)
+        train(small_model(tokenizer, hidden=64, layers=2), tokenizer, groups, drills, tmp_path / "cut", schedule, kill)
     lines: list[str] = []
     resumed = small_model(tokenizer, hidden=64, layers=2, seed=1)
-    train(resumed, groups, drills, tmp_path / "cut", schedule, lines.append)
+    train(resumed, tokenizer, groups, drills, tmp_path / "cut", schedule, lines.append)
     assert lines[0] == "resumed at step 2"
     for ours, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_training_goes_on_only_with_what_its_checkpoint_was_made_of(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    schedule = Schedule(steps=1, batch=2, drill_steps=1, short_steps=1, warmup=2, every=1, bf16=False)
+    groups, drills = [some_group(0)], [copying_drill(tokenizer, 4, 0)]
+    model = small_model(tokenizer, hidden=64, layers=2)
+    train(model, tokenizer, groups, drills, tmp_path, schedule)
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))
+    other.add_tokens(["another"])
+    wider = small_model(tokenizer, hidden=128, layers=2)
+    for changed, match in (
+        ((wider, tokenizer, groups, drills, tmp_path, schedule), "model differ"),
+        ((model, other, groups, drills, tmp_path, schedule), "tokenizer differ"),
+        ((model, tokenizer, [some_group(1)], drills, tmp_path, schedule), "runs differ"),
+        ((model, tokenizer, groups, drills * 2, tmp_path, schedule), "drills differ"),
+        ((model, tokenizer, groups, drills, tmp_path, replace(schedule, seed=1)), "schedule differ"),
+        ((model, tokenizer, groups, drills, tmp_path, replace(schedule, steps=0)), "fewer than 1"),
+    ):
+        with pytest.raises(TrainingError, match=match):
+            train(*changed)
+    lines: list[str] = []
+    train(model, tokenizer, groups, drills, tmp_path, replace(schedule, steps=2, every=5), lines.append)
+    assert lines[0] == "resumed at step 1"
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del state["made_of"]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(TrainingError, match="does not say what it was trained with"):
+        train(model, tokenizer, groups, drills, tmp_path, schedule)
+
+
+def test_runs_that_were_drawn_for_other_settings_are_not_taken(tmp_path: Path) -> None:
+    work = tmp_path / "reader.work"
+    work.mkdir()
+    save_groups(work / "runs.npz", [some_group()])
+    with pytest.raises(TrainingError, match="other teams, requests or another seed"):
+        redrawn_policy.make(tmp_path / "reader", seed=1)
 
 
 def test_batches_begin_with_drills_and_short_runs(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -246,7 +288,7 @@ def test_a_model_learns_to_copy_in_a_minute(tokenizer: PreTrainedTokenizerFast, 
     model = small_model(tokenizer, hidden=192, layers=4)
     drills = [copying_drill(tokenizer, 24, seed, segments=4) for seed in range(150)]
     schedule = Schedule(steps=150, drill_steps=150, every=150)
-    train(model, drills, drills, tmp_path, schedule)
+    train(model, tokenizer, drills, drills, tmp_path, schedule)
     unseen = copying_drill(tokenizer, 24, 10_000, segments=4)
     with torch.inference_mode():
         assert loss_of(model, unseen.prefix, unseen.rows).item() < 1.0  # 7.8 by chance

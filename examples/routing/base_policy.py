@@ -111,7 +111,7 @@ def make(
     say(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
     drills = [copying_drill(tokenizer, 48, number) for number in range(50)]
     schedule = Schedule(steps=steps, batch=48, drill_steps=30, short_steps=0, seed=seed, bf16=False)
-    train(model, groups, drills, out.with_name(f"{out.name}.work"), schedule, say)
+    train(model, tokenizer, groups, drills, out.with_name(f"{out.name}.work"), schedule, say)
     save_policy(model, tokenizer, out)
     return out
 

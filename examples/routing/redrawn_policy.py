@@ -23,12 +23,17 @@ from transformers import PreTrainedTokenizerFast
 from examples.routing.base_policy import called, chat_prompt, levels
 from examples.routing.redrawn import EVERYTHING, SKILLS, names, team
 from examples.routing.requests import KINDS, SETTINGS, RoutingTask, tasks
+from toolorch_integrations.plain import content_hash
 from toolorch_rl.recipe.drills import copying_drill
 from toolorch_rl.recipe.model import save_policy, small_model
 from toolorch_rl.recipe.rows import Group, load_groups, render_group, save_groups
 from toolorch_rl.recipe.sft import Schedule, train
 from toolorch_rl.recipe.tokenizer import train_tokenizer
+from toolorch_rl.training import TrainingError
 from toolorch_serving.simulated.specialists import SimulatedSpecialist
+
+DRAWN = "drawn.txt"
+"""Says which runs a working folder holds."""
 
 
 def able(task: RoutingTask, specialist: SimulatedSpecialist) -> bool:
@@ -108,10 +113,17 @@ def make(
         layers: Its depth.
         seed: Of weights and runs.
         say: Gets progress lines.
+
+    Raises:
+        TrainingError: The working folder beside `out` holds what was drawn or trained with other settings.
     """
     work = out.with_name(f"{out.name}.work")
     work.mkdir(parents=True, exist_ok=True)
     file = work / "runs.npz"
+    drawn = content_hash([teams, requests, seed])
+    if file.exists() and (not (work / DRAWN).exists() or (work / DRAWN).read_text() != drawn):
+        raise TrainingError(f"{work} holds runs of other teams, requests or another seed; remove it to begin anew")
+    (work / DRAWN).write_text(drawn)
     if (work / "tokenizer").exists() and file.exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
         groups = load_groups(file)
@@ -126,7 +138,7 @@ def make(
     say(f"{len(groups[0].prefix)} tokens of prompt, {size:.0f} of a run")
     drills = [copying_drill(tokenizer, 48, number) for number in range(50)]
     schedule = Schedule(steps=steps, batch=requests, short_steps=0, seed=seed, bf16=False)
-    train(model, groups, drills, work, schedule, say)
+    train(model, tokenizer, groups, drills, work, schedule, say)
     save_policy(model, tokenizer, out)
     return out
 

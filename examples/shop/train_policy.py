@@ -51,7 +51,15 @@ def main() -> None:
         groups = _groups(given.work, tokenizer, given.worlds, given.runs, say)
         schedule = Schedule(steps=given.steps, batch=given.batch)
         drills = [copying_drill(tokenizer, 2 * given.batch, seed) for seed in range(200)]
-        train(model, groups, drills, given.work, schedule, lambda line: say(f"{time.strftime('%H:%M:%S')} {line}"))
+        train(
+            model,
+            tokenizer,
+            groups,
+            drills,
+            given.work,
+            schedule,
+            lambda line: say(f"{time.strftime('%H:%M:%S')} {line}"),
+        )
     halved: Any = model
     halved.to(torch.bfloat16)
     save_policy(model, tokenizer, given.out, do_sample=False)

@@ -63,7 +63,7 @@ def main() -> None:
         model.load_state_dict(torch.load(given.work / "checkpoint.pt", weights_only=True)["model"])
     else:
         schedule = Schedule(steps=given.steps, batch=given.batch, short_steps=400, short_tokens=140)
-        train(model, load_groups(file), _drills(tokenizer, given.batch), given.work, schedule, _timed(say))
+        train(model, tokenizer, load_groups(file), _drills(tokenizer, given.batch), given.work, schedule, _timed(say))
     save(model, tokenizer, given.out)
     say(f"saved {sum(item.stat().st_size for item in given.out.iterdir()) / 1e6:.2f} MB to {given.out}")
 

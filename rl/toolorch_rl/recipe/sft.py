@@ -6,7 +6,6 @@ fewer tokens than a row a run. The loss is over what the policy writes, and only
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -17,8 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import DynamicCache, Qwen3ForCausalLM
+from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from toolorch_rl.recipe.fingerprint import check_same, fingerprint
 from toolorch_rl.recipe.rows import Group, Ids, Row
 
 
@@ -60,6 +60,7 @@ class Schedule:
 
 def train(
     model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
     groups: Sequence[Group],
     drills: Sequence[Group],
     folder: Path,
@@ -70,18 +71,25 @@ def train(
 
     Args:
         model: Trained in place.
+        tokenizer: What the rows' ids are of.
         groups: The runs.
         drills: Copying drills, of which a step takes a whole one.
         folder: Holds `checkpoint.pt`, written so that a killed run loses at most `schedule.every` steps.
         schedule: How.
         say: Gets a progress line.
+
+    Raises:
+        TrainingError: The checkpoint is of a training with other settings, model, tokenizer or rows; more steps are
+            allowed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
     muon, adam = _optimizers(model, schedule)
     done = 0
+    made_of = fingerprint(model, tokenizer, groups, drills, asdict(schedule))
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
+        check_same(state.get("made_of"), made_of, checkpoint)
         model.load_state_dict(state["model"])
         muon.load_state_dict(state["muon"])
         adam.load_state_dict(state["adam"])
@@ -107,11 +115,8 @@ def train(
         if (step + 1) % schedule.every == 0 or step + 1 == schedule.steps:
             speed = tokens / (time.monotonic() - since)
             say(f"step {step + 1}/{schedule.steps} loss {sum(losses) / len(losses):.4f} {speed:.0f} tokens/s")
-            _save(
-                checkpoint,
-                {"model": model.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict(), "step": step + 1},
-            )
-            (folder / "schedule.json").write_text(json.dumps(asdict(schedule)))
+            parts = {"model": model.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict()}
+            _save(checkpoint, {**parts, "step": step + 1, "made_of": made_of})
             losses, tokens, since = [], 0, time.monotonic()
     model.train(False)
 
