@@ -92,7 +92,8 @@ async def test_the_same_requests_and_the_same_traces(kind: str, stage: Stage, tm
             assert without_ids(llamaindex.requests) == without_ids(langgraph.requests), scenario.name
             assert llamaindex.answer == langgraph.answer, scenario.name
             assert llamaindex.ledger == langgraph.ledger, scenario.name
-            assert llamaindex.deleted == langgraph.deleted, scenario.name
+            # Calls of one turn run side by side: which of them is first is chance.
+            assert sorted(llamaindex.deleted) == sorted(langgraph.deleted), scenario.name
             assert plain_trace(llamaindex.trace) == plain_trace(langgraph.trace), scenario.name
             assert prompt_ids(llamaindex.trace) == prompt_ids(langgraph.trace), scenario.name
             prompts += len(llamaindex.requests)
