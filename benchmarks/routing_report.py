@@ -135,13 +135,14 @@ def _draw_settings(results: Sequence[dict[str, Any]], file: Path) -> None:
         solved = float(np.mean([item["solved"]["value"] for item in items]))
         points.setdefault((color, round(dollars, 3), round(seconds, 2), f"{solved:.1%}"), []).append(name)
     figure, axes = _figure()
-    for (color, dollars, seconds, solved), names in points.items():
+    for number, ((color, dollars, seconds, solved), names) in enumerate(points.items()):
         axes.plot(dollars, seconds, "o", color=color)
-        beside = (6, 4) if color == "C0" else (6, -12)
+        # Settings lie close together: their names stand higher and lower in turn, and those of the baselines below.
+        beside, side = ((6, -10 if number % 2 else 4), "left") if color == "C0" else ((0, -14), "center")
         label = f"{', '.join(names)}: {solved}"
-        axes.annotate(label, (dollars, seconds), beside, textcoords="offset points", color=color, fontsize=9)
+        axes.annotate(label, (dollars, seconds), beside, textcoords="offset points", color=color, fontsize=9, ha=side)
     title = f"One policy, five settings (blue): share solved, mean of {len(results)} seeds"
-    axes.set(xlabel="dollars / always-strongest", ylabel="seconds a request", xlim=(-0.05, 1.4), title=title)
+    axes.set(xlabel="dollars / always-strongest", ylabel="seconds a request", xlim=(-0.25, 1.2), title=title)
     axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
     _save(figure, file)
 
