@@ -14,7 +14,8 @@ from toolorch_integrations.call_step import CallStep, Execute, Result
 from toolorch_integrations.entry import AnyEntry
 from toolorch_integrations.errors import GivenUpError
 from toolorch_integrations.ledger import Call, CallStatus
-from toolorch_integrations.run import Run, RunOptions
+from toolorch_integrations.run import Run
+from toolorch_integrations.run_options import RunOptions
 from toolorch_integrations.steps import drive
 
 PARAMETERS = {"type": "object", "properties": {"n": {"type": "integer", "exclusiveMinimum": 0}}}

@@ -17,7 +17,7 @@ from tests.gateway_runs import DELETE_TWO, FACES, Held, Shop, ask, ended, events
 from toolorch_integrations import Budget, CatalogFilter, Preferences
 from toolorch_integrations.capture import CaptureSession, capture
 from toolorch_integrations.events import TraceStatus
-from toolorch_integrations.run import RunOptions
+from toolorch_integrations.run_options import RunOptions
 from toolorch_integrations.store import TraceStore
 from toolorch_integrations.testing import Reply, ScriptedPolicy
 from toolorch_serving.gateway.errors import ConflictError, GatewayError, NotFoundError

@@ -25,7 +25,8 @@ from toolorch_integrations import (
 from toolorch_integrations.budget import Account, Limit
 from toolorch_integrations.ledger import Call, CallKind, CallStatus, Ledger
 from toolorch_integrations.reply import problem_of
-from toolorch_integrations.run import MAX_FAILED_TURNS, Admission, Next, Rejection, Run, RunOptions, Runs, Turn
+from toolorch_integrations.run import MAX_FAILED_TURNS, Admission, Next, Rejection, Run, Runs, Turn
+from toolorch_integrations.run_options import RunOptions
 from toolorch_integrations.specialist import SpecialistReply
 from toolorch_integrations.steps import Steps, adrive, awithin, drive, within
 

@@ -11,7 +11,8 @@ from typing_extensions import TypedDict
 
 from toolorch_integrations.budget import Account
 from toolorch_integrations.ledger import Call, Ledger
-from toolorch_integrations.run import Run, RunOptions
+from toolorch_integrations.run import Run
+from toolorch_integrations.run_options import RunOptions
 
 
 class RunState(TypedDict):

@@ -14,7 +14,7 @@ from toolorch_integrations.entry import AnyEntry, Tool
 from toolorch_integrations.errors import CatalogError
 from toolorch_integrations.prompt import Message, request_index, text_of
 from toolorch_integrations.reply import problem_of
-from toolorch_integrations.run import RunOptions
+from toolorch_integrations.run_options import RunOptions
 from toolorch_integrations.select import ANSWER, FUNCTIONS, REASON, SEARCH, Context, Tokens, step_messages
 from toolorch_integrations.select_replies import specialist_prompt
 from toolorch_integrations.select_run import SelectResult, SelectRun, call_steps, needs_confirmation

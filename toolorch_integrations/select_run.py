@@ -13,7 +13,8 @@ from toolorch_integrations.catalog import Catalog
 from toolorch_integrations.entry import AnyEntry, Specialist, Tool
 from toolorch_integrations.errors import CatalogError, GivenUpError, UnknownEntryError
 from toolorch_integrations.ledger import Call, CallKind, CallStatus
-from toolorch_integrations.run import Admission, Rejection, Run, RunOptions
+from toolorch_integrations.run import Admission, Rejection, Run
+from toolorch_integrations.run_options import RunOptions
 from toolorch_integrations.select import ANSWER, REASON, SEARCH, choices_of, function_schema, offered
 from toolorch_integrations.select_replies import answer_in, code_in, documents_in, query_in, specialist_prompt
 from toolorch_integrations.specialist import SpecialistReply

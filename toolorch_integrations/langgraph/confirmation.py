@@ -15,7 +15,7 @@ from toolorch_integrations import observation
 from toolorch_integrations.langgraph.capture import reporter_of
 from toolorch_integrations.langgraph.state import OrchestratorState
 from toolorch_integrations.ledger import Call, CallKind, CallStatus
-from toolorch_integrations.run import RunOptions
+from toolorch_integrations.run_options import RunOptions
 from toolorch_integrations.run_state import RunState
 from toolorch_integrations.safety import is_destructive
 

@@ -31,7 +31,8 @@ from toolorch_integrations.langgraph.tool_step import Execute, ToolStep
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.prompt import request_of
 from toolorch_integrations.reporting import asks_policy
-from toolorch_integrations.run import Run, RunOptions, Runs
+from toolorch_integrations.run import Run, Runs
+from toolorch_integrations.run_options import RunOptions
 from toolorch_integrations.run_state import RunState, catch_up, new_run, rebuilt
 from toolorch_integrations.select_functions import SelectTools, check_rendering
 from toolorch_integrations.specialist import link_fallbacks

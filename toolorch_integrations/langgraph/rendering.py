@@ -21,7 +21,8 @@ from toolorch_integrations.langgraph.messages import conversation_of
 from toolorch_integrations.langgraph.specialists import SpecialistTool
 from toolorch_integrations.prompt import Message
 from toolorch_integrations.reply import problem_of
-from toolorch_integrations.run import Run, RunOptions, Turn
+from toolorch_integrations.run import Run, Turn
+from toolorch_integrations.run_options import RunOptions
 
 
 class Rendering(ABC):

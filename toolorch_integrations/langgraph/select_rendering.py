@@ -22,7 +22,8 @@ from toolorch_integrations.langgraph.rendering import Rendering, tool_entry
 from toolorch_integrations.langgraph.select import SelectTool, argument_of, standing_of
 from toolorch_integrations.langgraph.specialists import SpecialistTool
 from toolorch_integrations.prompt import Message
-from toolorch_integrations.run import Run, RunOptions, Turn
+from toolorch_integrations.run import Run, Turn
+from toolorch_integrations.run_options import RunOptions
 from toolorch_integrations.select import ANSWER, FUNCTIONS
 from toolorch_integrations.select_functions import (
     SelectFunctions,

@@ -38,7 +38,8 @@ from toolorch_integrations.llamaindex.turn_calls import confirmed, selections
 from toolorch_integrations.policy_step import AskSpecialist
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.reporting import asks_policy
-from toolorch_integrations.run import Run, RunOptions
+from toolorch_integrations.run import Run
+from toolorch_integrations.run_options import RunOptions
 from toolorch_integrations.select_functions import SelectTools
 from toolorch_integrations.steps import adrive, awithin
 from toolorch_integrations.view import CatalogFilter

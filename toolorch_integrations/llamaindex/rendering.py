@@ -16,7 +16,8 @@ from toolorch_integrations.llamaindex.tool_call import CallSite, ToolCallStep, W
 from toolorch_integrations.llamaindex.tools import EntryTool
 from toolorch_integrations.prompt import Message
 from toolorch_integrations.reply import problem_of
-from toolorch_integrations.run import Run, RunOptions, Turn
+from toolorch_integrations.run import Run, Turn
+from toolorch_integrations.run_options import RunOptions
 
 
 @dataclass(frozen=True, slots=True)

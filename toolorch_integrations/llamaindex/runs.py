@@ -28,7 +28,8 @@ from toolorch_integrations.llamaindex.state import (
 )
 from toolorch_integrations.llamaindex.tools import HANDOFF, as_tools, tool_entry, tool_key
 from toolorch_integrations.prompt import request_of
-from toolorch_integrations.run import Run, RunOptions, Runs
+from toolorch_integrations.run import Run, Runs
+from toolorch_integrations.run_options import RunOptions
 from toolorch_integrations.run_state import catch_up, rebuilt
 from toolorch_integrations.select_functions import SelectTools
 from toolorch_integrations.specialist import SpecialistCaller

@@ -23,7 +23,8 @@ from toolorch_integrations.llamaindex.specialists import SpecialistTool
 from toolorch_integrations.llamaindex.tool_call import CallSite, ToolCallStep, WantedCall
 from toolorch_integrations.llamaindex.tools import EntryTool, tool_entry
 from toolorch_integrations.prompt import Message
-from toolorch_integrations.run import Run, RunOptions, Turn
+from toolorch_integrations.run import Run, Turn
+from toolorch_integrations.run_options import RunOptions
 from toolorch_integrations.select import ANSWER
 from toolorch_integrations.select_functions import (
     SelectFunctions,

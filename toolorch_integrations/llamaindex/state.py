@@ -19,7 +19,7 @@ from toolorch_integrations.budget import Budget
 from toolorch_integrations.ledger import Ledger
 from toolorch_integrations.llamaindex.messages import text_of
 from toolorch_integrations.preferences import Preferences
-from toolorch_integrations.run import RunOptions, given_options
+from toolorch_integrations.run_options import RunOptions, given_options
 from toolorch_integrations.run_state import RunState, new_run
 from toolorch_integrations.view import CatalogFilter
 

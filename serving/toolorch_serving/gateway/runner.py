@@ -9,7 +9,7 @@ from typing import Any, Protocol, get_args
 from toolorch_integrations.catalog import Catalog
 from toolorch_integrations.entry import AnyEntry
 from toolorch_integrations.progress import ProgressType
-from toolorch_integrations.run import RunOptions
+from toolorch_integrations.run_options import RunOptions
 from toolorch_serving.gateway.run_request import RunRequest, check
 from toolorch_serving.gateway.run_stream import Outcome, RunStream
 from toolorch_serving.gateway.threads import Threads
