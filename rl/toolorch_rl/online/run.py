@@ -13,7 +13,7 @@ from toolorch_integrations.store import TraceStore
 from toolorch_rl.online.publishing import WeightStream, refuse_several_processes
 from toolorch_rl.online.settings import OnlineSettings
 from toolorch_rl.online.source import RolloutSource
-from toolorch_rl.rewards import Rewards
+from toolorch_rl.rewards import Preset, Rewards
 from toolorch_rl.rollouts import Group, LangGraphForks, PolicyServer, RolloutError
 from toolorch_rl.rollouts.attempt import App
 from toolorch_rl.rollouts.plan import Verify
@@ -73,6 +73,7 @@ def train_online(
     vocabulary = int(config.get_text_config().vocab_size)
     probe = probe or Probe.random(vocabulary, prompts=2, length=32)
     online = replace((online or OnlineSettings()).agreed(chosen), vocabulary=vocabulary)
+    chosen = by_preset(chosen, online.preset)
     url, name = _address(server, chosen.policy)
     lora = chosen.lora_rank is not None
     publisher = (
@@ -102,6 +103,12 @@ def train_online(
             return train(chosen, source=source)
         finally:
             source.close()
+
+
+def by_preset(settings: TrainSettings, preset: Preset) -> TrainSettings:
+    """Return how to train, with a preset's clip and divergence where the settings say nothing of their own."""
+    unset = [name for name in ("clip_low", "clip_high", "kl") if getattr(settings, name) is None]
+    return settings.model_copy(update={name: getattr(preset, name) for name in unset})
 
 
 def _config(policy: str) -> Any:
