@@ -14,7 +14,7 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from tests.gateway_runs import DELETE_TWO, FACES, Held, Shop, ask, ended, events_of, runner_for
-from toolorch_integrations import Budget, CatalogFilter, Preferences
+from toolorch_integrations import Budget, CatalogFilter, Preferences, Price
 from toolorch_integrations.capture import CaptureSession, capture
 from toolorch_integrations.events import TraceStatus
 from toolorch_integrations.run_options import RunOptions
@@ -351,6 +351,10 @@ async def test_the_budget_ends_a_run_and_a_policy_that_is_down_too(face: str) ->
         ({"messages": [{"role": "user", "content": "  "}]}, "empty"),
         ({"messages": [{"role": "assistant", "content": "Hm."}]}, "end with a message of the user"),
         ({"changes": CatalogFilter(allow=frozenset({"fly"}))}, "'fly'"),
+        (
+            {"changes": CatalogFilter(prices={"expert": Price(input=1.0)})},
+            r"changes\.prices\.expert is below what .* charges",
+        ),
         ({"preferences": Preferences(tools={"fly": 1.0})}, "'fly'"),
         ({"preferences": Preferences(instruction="half \ud800")}, "preferences holds"),
         ({"changes": CatalogFilter(shortlist=10**40)}, "changes holds"),

@@ -10,6 +10,7 @@ import orjson
 
 from toolorch_integrations.budget import Budget
 from toolorch_integrations.catalog import Catalog
+from toolorch_integrations.entry import Price
 from toolorch_integrations.errors import CatalogError
 from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.view import CatalogFilter
@@ -43,12 +44,15 @@ class RunRequest:
     decisions: Mapping[str, bool] | None = None
 
 
-def check(request: RunRequest, catalog: Catalog, context: Mapping[str, Any], name: str) -> None:
+def check(
+    request: RunRequest, catalog: Catalog, prices: Mapping[str, Price], context: Mapping[str, Any], name: str
+) -> None:
     """Refuse a request that an orchestrator cannot serve.
 
     Args:
         request: The request.
         catalog: What the orchestrator may call.
+        prices: What it charges, by catalogue name.
         context: What the framework will be given.
         name: Of the orchestrator.
 
@@ -78,6 +82,7 @@ def check(request: RunRequest, catalog: Catalog, context: Mapping[str, Any], nam
             catalog.view(context["catalog"])
         except CatalogError as error:
             raise GatewayError(f"changes: {error}", param="changes") from error
+        _check_prices(request.changes.prices, prices, name)
     known = {entry.name for entry in catalog}
     unknown = sorted(set(request.preferences.tools) - known) if request.preferences is not None else []
     if unknown:
@@ -85,3 +90,14 @@ def check(request: RunRequest, catalog: Catalog, context: Mapping[str, Any], nam
             f"preferences.tools names {unknown[0]!r}, which {name} does not have: {sorted(known)}.",
             param="preferences.tools",
         )
+
+
+def _check_prices(wanted: Mapping[str, Price], charged: Mapping[str, Price], name: str) -> None:
+    """Refuse prices below those that count: the budget, and what an API key has spent, go by them."""
+    for entry, price in wanted.items():
+        own = charged[entry]
+        if price.input < own.input or price.output < own.output or price.call < own.call:
+            raise GatewayError(
+                f"changes.prices.{entry} is below what {name} charges ({own.sentence()}): raise it, or leave it out.",
+                param="changes.prices",
+            )
