@@ -44,15 +44,13 @@ class RunRequest:
     decisions: Mapping[str, bool] | None = None
 
 
-def check(
-    request: RunRequest, catalog: Catalog, prices: Mapping[str, Price], context: Mapping[str, Any], name: str
-) -> None:
+def check(request: RunRequest, catalog: Catalog, own: CatalogFilter, context: Mapping[str, Any], name: str) -> None:
     """Refuse a request that an orchestrator cannot serve.
 
     Args:
         request: The request.
         catalog: What the orchestrator may call.
-        prices: What it charges, by catalogue name.
+        own: What it changes about that by itself.
         context: What the framework will be given.
         name: Of the orchestrator.
 
@@ -82,7 +80,7 @@ def check(
             catalog.view(context["catalog"])
         except CatalogError as error:
             raise GatewayError(f"changes: {error}", param="changes") from error
-        _check_prices(request.changes.prices, prices, name)
+        _check_prices(request.changes.prices, catalog, own, name)
     known = {entry.name for entry in catalog}
     unknown = sorted(set(request.preferences.tools) - known) if request.preferences is not None else []
     if unknown:
@@ -92,12 +90,13 @@ def check(
         )
 
 
-def _check_prices(wanted: Mapping[str, Price], charged: Mapping[str, Price], name: str) -> None:
+def _check_prices(wanted: Mapping[str, Price], catalog: Catalog, own: CatalogFilter, name: str) -> None:
     """Refuse prices below those that count: the budget, and what an API key has spent, go by them."""
     for entry, price in wanted.items():
-        own = charged[entry]
-        if price.input < own.input or price.output < own.output or price.call < own.call:
+        charged = own.prices.get(entry, catalog[entry].price)
+        if price.input < charged.input or price.output < charged.output or price.call < charged.call:
             raise GatewayError(
-                f"changes.prices.{entry} is below what {name} charges ({own.sentence()}): raise it, or leave it out.",
+                f"changes.prices.{entry} is below what {name} charges ({charged.sentence()}): raise it, or leave it "
+                "out.",
                 param="changes.prices",
             )

@@ -74,8 +74,7 @@ class FaceRunner(ABC):
             GatewayError: The request cannot be served; nothing has begun.
         """
         if request.decisions is None:
-            prices = {entry.name: entry.price for entry in self._catalog} | dict(self.options.catalog.prices)
-            check(request, self._catalog, prices, self.context(request), self.name)
+            check(request, self._catalog, self.options.catalog, self.context(request), self.name)
         told = any(message["role"] == "assistant" for message in request.messages)
         thread = self._threads.take(
             request.thread_id, request.owner, self.name, request.decisions, may_begin=told or self.remembers
