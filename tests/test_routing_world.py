@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,8 @@ from benchmarks.routing_report import dominated, summed_up
 from examples.routing.app import routing_app
 from examples.routing.measure import Worth, baselines, best_rewards, policy_arm, rewards, worth
 from examples.routing.redrawn import EVERYTHING, SKILLS, names, prices, redrawn_tasks, team
-from examples.routing.redrawn_policy import able, least, reply, verdict
-from examples.routing.redrawn_reading import parts_of
+from examples.routing.redrawn_policy import CHOICES, able, least, reply, verdict
+from examples.routing.redrawn_reading import consistent, parts_of
 from examples.routing.requests import SETTINGS, RoutingTask
 from tests.doubles import chat_policy
 from toolorch_integrations.testing import Reply, ScriptedPolicy
@@ -161,12 +162,42 @@ def test_after_each_verdict_it_says_who_of_those_who_fit_costs_least_and_is_quic
         assert fit, "somebody is good at everything"
 
 
-def test_the_readers_choice_says_nothing_about_who_is_good():
+def test_the_reader_chooses_by_a_word_that_it_draws_and_calls_whom_that_word_means():
     (task,) = redrawn_tasks(1, "choice")
     draw = random.Random(0)
-    chosen = [reply(task, draw)["tool_calls"][0]["function"]["name"] for _ in range(400)]
-    counts = [chosen.count(one.name) for one in task.team.specialists]
-    assert min(counts) > 0.5 * 400 / len(counts)
+    runs = [reply(task, draw) for _ in range(600)]
+    words = Counter()
+    anybody = Counter()
+    fit = [one for one in task.team.specialists if able(task, one)]
+    for run in runs:
+        called = run["tool_calls"][0]["function"]["name"]
+        word, named = run["content"].rpartition("; ")[2].split(" ")
+        assert named == f'"{called}"'
+        words[word] += 1
+        one = next(one for one in task.team.specialists if one.name == called)
+        if word == "cheapest":
+            assert one in fit
+            assert one.price.input == min(other.price.input for other in fit)
+        elif word == "quickest":
+            assert one in fit
+            assert one.latency == min(other.latency for other in fit)
+        else:
+            anybody[called] += 1
+    assert set(words) == set(CHOICES)
+    assert min(words.values()) > 150
+    assert min(anybody[one.name] for one in task.team.specialists) > 0.5 * words["anybody"] / len(task.team.specialists)
+
+
+def test_a_reply_whose_call_is_not_of_its_choice_is_told():
+    (task,) = redrawn_tasks(1, "told")
+    for seed in range(12):
+        run = reply(task, random.Random(seed))
+        called = run["tool_calls"][0]["function"]["name"]
+        said = f'{run["content"]}\n<tool_call>\n{{"name": "{called}", "arguments": {{"final": true}}}}\n</tool_call>'
+        assert consistent(said)
+        other = next(one.name for one in task.team.specialists if one.name != called)
+        assert not consistent(said.replace(f'"name": "{called}"', f'"name": "{other}"'))
+    assert not consistent("")
 
 
 # --- the report ---

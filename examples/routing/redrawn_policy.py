@@ -3,8 +3,9 @@
     python -m examples.routing.redrawn_policy --out .toolorch/routing/reader
 
 Before it calls, it writes down the kind of the request, and of each specialist what it is good at, whether that is what
-the request needs, its price and seconds, and who of those read so far that fit costs least and is quickest; at last,
-what the caller cares about. Whom to call it has to learn by experience: its supervised runs call anybody.
+the request needs, its price and seconds, and who of those read so far that fit costs least and is quickest; then what
+the caller cares about, and by what it chooses. That word its supervised runs draw by chance: when to take the cheapest,
+the quickest or anybody it has to learn by experience.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ from toolorch_serving.simulated.specialists import SimulatedSpecialist
 DRAWN = "drawn.txt"
 """Says which runs a working folder holds."""
 
+CHOICES = ("cheapest", "quickest", "anybody")
+"""By what the policy chooses among those whom it has read: the cheapest or quickest who fits, or anybody at all."""
+
 
 def able(task: RoutingTask, specialist: SimulatedSpecialist) -> bool:
     """Whether a specialist's description names what a request needs."""
@@ -55,12 +59,41 @@ def least(task: RoutingTask, read: int) -> str:
     It is written anew after each verdict, and the figure before its name, so that there are never more than two
     figures to compare.
     """
-    fit = [specialist for specialist in task.team.specialists[:read] if able(task, specialist)]
+    fit = _fit(task, read)
     if not fit:
         return "least none"
-    cheapest = min(fit, key=lambda one: one.price.input)
-    quickest = min(fit, key=lambda one: one.latency or 0.0)
+    cheapest, quickest = _cheapest(fit), _quickest(fit)
     return f'least {_price(cheapest)} "{cheapest.name}", {_seconds(quickest)} "{quickest.name}"'
+
+
+def reply(task: RoutingTask, draw: random.Random) -> dict[str, Any]:
+    """Return a message that says what there is to know of each specialist and by what one is chosen, and calls it."""
+    asked = task.team.specialists
+    read = "; ".join(f"{verdict(task, one)}; {least(task, number)}" for number, one in enumerate(asked, 1))
+    word = draw.choice(CHOICES)
+    chosen = _chosen(word, task, draw)
+    # "needs" puts a space before the kind, so that it is the same token as in the descriptions.
+    said = f'needs {task.kind}; {read}; {levels(task)}; {word} "{chosen.name}"'
+    return {**called(task, chosen.name, {"final": True}), "content": said}
+
+
+def _chosen(word: str, task: RoutingTask, draw: random.Random) -> SimulatedSpecialist:
+    fit = _fit(task, len(task.team.specialists))
+    if word == "cheapest":
+        return _cheapest(fit)
+    return _quickest(fit) if word == "quickest" else draw.choice(task.team.specialists)
+
+
+def _fit(task: RoutingTask, read: int) -> list[SimulatedSpecialist]:
+    return [specialist for specialist in task.team.specialists[:read] if able(task, specialist)]
+
+
+def _cheapest(fit: Sequence[SimulatedSpecialist]) -> SimulatedSpecialist:
+    return min(fit, key=lambda one: one.price.input)
+
+
+def _quickest(fit: Sequence[SimulatedSpecialist]) -> SimulatedSpecialist:
+    return min(fit, key=lambda one: one.latency or 0.0)
 
 
 def _good_at(specialist: SimulatedSpecialist) -> list[str]:
@@ -80,15 +113,6 @@ def reader_runs(draw: random.Random, number: int, requests: int) -> list[Routing
     setting = draw.choice(list(SETTINGS))
     drawn = team(draw)
     return [replace(task, team=drawn) for task in tasks(requests, f"reader {number}", (setting,))]
-
-
-def reply(task: RoutingTask, draw: random.Random) -> dict[str, Any]:
-    """Return a message that says what there is to know of each specialist, and calls one of them by chance."""
-    asked = task.team.specialists
-    read = "; ".join(f"{verdict(task, one)}; {least(task, number)}" for number, one in enumerate(asked, 1))
-    # "needs" puts a space before the kind, so that it is the same token as in the descriptions.
-    said = f"needs {task.kind}; {read}; {levels(task)}"
-    return {**called(task, draw.choice(asked).name, {"final": True}), "content": said}
 
 
 def make(

@@ -3,7 +3,8 @@
     python -m examples.routing.redrawn_reading FOLDER [--tasks 80]
 
 It answers greedily; each part of each verdict is compared with what the catalogue says. A verdict whose name is wrong
-has no right part. Of each request, it is also seen whether those who cost least and are quickest are named rightly.
+has no right part. Of each request, it is also seen whether those who cost least and are quickest are named rightly, and
+whether it calls whom it has said it would.
 """
 
 from __future__ import annotations
@@ -19,18 +20,30 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from examples.routing.base_policy import chat_prompt
 from examples.routing.redrawn import redrawn_tasks
-from examples.routing.redrawn_policy import least, verdict
+from examples.routing.redrawn_policy import CHOICES, least, verdict
 from examples.routing.requests import SETTINGS
 
 PARTS = ("name", "who fits", "price", "seconds")
-CHOICES = ("who costs least", "who is quickest")
+LEAST = ("who costs least", "who is quickest")
+CALLED = "calls whom its choice says"
 _VERDICT = re.compile(r'"([\w-]+)" [^":]*: (able|weak) \$([\d.]+) ([\d.]+)s')
-_CHOICES = re.compile(r'least \$[\d.]+ "([\w-]+)", [\d.]+s "([\w-]+)"')
+_LEAST = re.compile(r'least \$[\d.]+ "([\w-]+)", [\d.]+s "([\w-]+)"')
+_CALLED = re.compile(rf'; ({"|".join(CHOICES)}) "([\w-]+)".*"name": "([\w-]+)"', re.DOTALL)
 
 
 def parts_of(said: str) -> list[tuple[str, ...]]:
     """Return the parts of each verdict in a text."""
     return [match.groups() for match in _VERDICT.finditer(said)]
+
+
+def consistent(said: str) -> bool:
+    """Whether a text calls the one that its choice names, who is, if it says so, the one it named cheapest or quickest."""
+    called, least_of = _CALLED.search(said), _LEAST.findall(said)
+    if not called or not least_of:
+        return False
+    word, chosen, name = called.groups()
+    meant = dict(zip(CHOICES, least_of[-1], strict=False)).get(word, chosen)
+    return name == chosen == meant
 
 
 def right(folder: Path, count: int) -> tuple[Counter[str], int]:
@@ -49,9 +62,10 @@ def right(folder: Path, count: int) -> tuple[Counter[str], int]:
             ids = model.generate(**rendered, max_new_tokens=400, do_sample=False)[0, rendered["input_ids"].shape[1] :]
         text = tokenizer.decode(ids)
         said = {name: rest for name, *rest in parts_of(text)}
-        (expected,), chosen = _CHOICES.findall(least(task, len(task.team.specialists))), _CHOICES.findall(text)
-        if chosen:
-            found.update(part for part, a, b in zip(CHOICES, expected, chosen[-1], strict=True) if a == b)
+        (expected,), named = _LEAST.findall(least(task, len(task.team.specialists))), _LEAST.findall(text)
+        if named:
+            found.update(part for part, a, b in zip(LEAST, expected, named[-1], strict=True) if a == b)
+        found[CALLED] += consistent(text)
         for specialist in task.team.specialists:
             ((name, *facts),) = parts_of(verdict(task, specialist))
             verdicts += 1
@@ -71,8 +85,8 @@ def main() -> None:
     found, verdicts = right(given.folder, given.tasks)
     for part in PARTS:
         print(f"{part}: {found[part]} of {verdicts} right, {found[part] / verdicts:.1%}")
-    for choice in CHOICES:
-        print(f"{choice}: {found[choice]} of {given.tasks} right, {found[choice] / given.tasks:.1%}")
+    for part in (*LEAST, CALLED):
+        print(f"{part}: {found[part]} of {given.tasks} right, {found[part] / given.tasks:.1%}")
 
 
 if __name__ == "__main__":

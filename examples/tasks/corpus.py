@@ -66,10 +66,10 @@ def split() -> tuple[Split, Mapping[str, int]]:
     return Split(**data["split"]), data["seeds"]
 
 
-def training_tasks(count: int) -> Iterator[Task]:
-    """Return about so many tasks to train on."""
+def training_tasks(count: int, pool: int = 0) -> Iterator[Task]:
+    """Return about so many tasks to train on; each pool has others, with names and ids of their own."""
     division, seeds = split()
-    tasks = synthesize(seeds["train"], count, mix=Mix(shares=SHARES))
+    tasks = synthesize(seeds["train"] + 1000 * pool, count, mix=Mix(shares=SHARES))
     return (task for task in tasks if division.part(task) == "train")
 
 

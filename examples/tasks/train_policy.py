@@ -13,16 +13,18 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from examples.tasks.choices import SYSTEM, choices, menu
 from examples.tasks.corpus import Corpus, Shared, training_tasks
+from examples.tasks.evaluate_policy import load
 from toolorch_rl.recipe.drills import copying_drill, lookup_drill
 from toolorch_rl.recipe.model import save_policy, small_model
 from toolorch_rl.recipe.rows import Group, load_groups, render_group, save_groups
@@ -41,8 +43,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path(".toolorch/tasks-policy"), help="checkpoints and runs")
     parser.add_argument("--out", type=Path, default=HERE / "policy")
-    parser.add_argument("--tasks", type=int, default=9000, help="tasks to draw runs from")
-    parser.add_argument("--groups", type=int, default=1500, help="views of the catalogue, each with `batch` runs")
+    parser.add_argument("--begin", type=Path, help="a policy of this recipe to begin with, in place of a new one")
+    parser.add_argument("--pools", type=int, default=12, help="pools of tasks: runs of one share names and ids")
+    parser.add_argument("--first-pool", type=int, default=0, help="the first of them")
+    parser.add_argument("--tasks", type=int, default=9000, help="tasks of a pool")
+    parser.add_argument("--groups", type=int, default=6000, help="views of the catalogue, each with `batch` runs")
     parser.add_argument("--steps", type=int, default=7200)
     parser.add_argument("--batch", type=int, default=24, help="runs a step")
     parser.add_argument("--data-only", action="store_true", help="stop before training")
@@ -51,18 +56,22 @@ def main() -> None:
     say: Say = Console(soft_wrap=True, highlight=False).print
     torch.set_num_threads(1)
     given.work.mkdir(parents=True, exist_ok=True)
-    file = given.work / f"runs-{given.tasks}-{given.groups}-{given.batch}.npz"
+    drawn = (given.first_pool, given.pools, given.tasks, given.groups, given.batch)
+    file = given.work / f"runs-{'-'.join(map(str, drawn))}.npz"
+    if given.begin:
+        load_tokenizer(given.begin).save_pretrained(given.work / "tokenizer")
     if not file.exists() and not given.save_only:
-        _synthesise(file, given.tasks, given.groups, given.batch, say)
+        _synthesise(file, *drawn, _timed(say))
     if given.data_only:
         return
-    tokenizer = load_tokenizer(given.work)
-    model = small_model(tokenizer, related=True)
+    tokenizer = load_tokenizer(given.work / "tokenizer")
+    model = load(given.begin)[0] if given.begin else small_model(tokenizer, related=True)
     say(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
     if given.save_only:
         model.load_state_dict(torch.load(given.work / "checkpoint.pt", weights_only=True)["model"])
     else:
-        schedule = Schedule(steps=given.steps, batch=given.batch, short_steps=400, short_tokens=140)
+        first = {"drill_steps": 0, "short_steps": 0} if given.begin else {"short_steps": 400, "short_tokens": 140}
+        schedule = Schedule(steps=given.steps, batch=given.batch, **first)
         train(model, tokenizer, load_groups(file), _drills(tokenizer, given.batch), given.work, schedule, _timed(say))
     save(model, tokenizer, given.out)
     say(f"saved {sum(item.stat().st_size for item in given.out.iterdir()) / 1e6:.2f} MB to {given.out}")
@@ -74,9 +83,9 @@ def save(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     save_policy(model, tokenizer, folder, do_sample=False)
 
 
-def load_tokenizer(work: Path) -> PreTrainedTokenizerFast:
-    """Return the tokenizer that was trained before."""
-    loaded = AutoTokenizer.from_pretrained(work / "tokenizer")
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of a folder."""
+    loaded = AutoTokenizer.from_pretrained(folder)
     assert isinstance(loaded, PreTrainedTokenizerFast)
     return loaded
 
@@ -90,24 +99,31 @@ def _drills(tokenizer: PreTrainedTokenizerFast, batch: int) -> list[Group]:
     return [*plain, *(lookup_drill(tokenizer, 2 * batch, seed) for seed in range(200))]
 
 
-def _synthesise(file: Path, tasks: int, groups: int, batch: int, say: Say) -> None:
-    timed = _timed(say)
-    timed(f"synthesising {tasks} tasks")
-    corpus = Corpus(list(training_tasks(tasks)))
+def _synthesise(file: Path, first: int, pools: int, tasks: int, groups: int, batch: int, say: Say) -> None:
+    def corpus(pool: int) -> Corpus:
+        say(f"synthesising pool {pool} of {tasks} tasks")
+        return Corpus(list(training_tasks(tasks, pool)))
+
     if not (file.parent / "tokenizer").exists():
-        timed("training the tokenizer")
-        texts = [text for seed in range(200) for text in _texts(corpus.group(10**6 + seed, 12))]
+        trained_on = corpus(first)
+        say("training the tokenizer")
+        texts = [text for seed in range(200) for text in _texts(trained_on.group(10**6 + seed, 12))]
         texts += [text for seed in range(60) for text in _texts(_choice_group(10**6 + seed, 8))]
         trained = train_tokenizer(texts, VOCABULARY, split=DENSE_SPLIT, whole=HEXADECIMALS, repeats=400)
         trained.save_pretrained(file.parent / "tokenizer")
-    tokenizer = load_tokenizer(file.parent)
-    timed("drawing runs")
-    save_groups(file, list(_rendered(tokenizer, corpus, groups, batch)))
-    timed("drawn")
+    tokenizer = load_tokenizer(file.parent / "tokenizer")
+    seeds = np.array_split(np.arange(groups) + first * groups // pools, pools)
+    made = (
+        group
+        for pool, part in enumerate(seeds, first)
+        for group in _rendered(tokenizer, corpus(pool), part.tolist(), batch)
+    )
+    save_groups(file, list(made))
+    say("drawn")
 
 
-def _rendered(tokenizer: PreTrainedTokenizerFast, corpus: Corpus, groups: int, batch: int) -> Iterator[Group]:
-    for seed in range(groups):
+def _rendered(tokenizer: PreTrainedTokenizerFast, corpus: Corpus, seeds: Iterable[int], batch: int) -> Iterator[Group]:
+    for seed in seeds:
         shared = corpus.group(seed, batch) if seed % 8 else _choice_group(seed, batch)
         yield render_group(tokenizer, shared.system, shared.tools, shared.runs)
 
