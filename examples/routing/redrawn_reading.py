@@ -37,7 +37,7 @@ def parts_of(said: str) -> list[tuple[str, ...]]:
 
 
 def consistent(said: str) -> bool:
-    """Whether a text calls the one that its choice names, who is, if it says so, the one it named cheapest or quickest."""
+    """Whether a text calls the one that its choice names: whom it named cheapest or quickest, if it says so."""
     called, least_of = _CALLED.search(said), _LEAST.findall(said)
     if not called or not least_of:
         return False
