@@ -15,11 +15,13 @@ import pytest
 from tests.doubles import app_of
 from tests.waiting import until
 from toolorch_integrations.preferences import Preferences
+from toolorch_integrations.store import TraceStore
 from toolorch_integrations.testing import Reply, ScriptedPolicy
 from toolorch_rl.online import OnlineSettings, RolloutMaker, RolloutSource, WeightStream, train_online
 from toolorch_rl.rewards import PAPER
 from toolorch_rl.rollouts import RolloutError, RolloutPlan, RolloutSettings, Sampling
 from toolorch_rl.training import TrainingError, TrainSettings
+from toolorch_rl.training.plan import Plan, TrainedOn, add_tasks
 from toolorch_rl.weights import ProbeError, Published, WeightsError
 from toolorch_rl.weights.probe import ProbeResult
 from toolorch_serving.embedded import EmbeddedServer
@@ -102,6 +104,41 @@ def test_a_source_gives_examples_of_fresh_groups(policy: ScriptedPolicy, tmp_pat
         assert source.state()["group"] >= 12
     finally:
         source.close()
+
+
+def test_a_source_names_the_tasks_that_it_has_given_runs_of(policy: ScriptedPolicy, tmp_path: Path) -> None:
+    """Whoever made the runs: rollouts that were stored, and runs of the app's own users, which carry no name."""
+    settings = OnlineSettings(groups=2, ahead=1.0, rollouts=RUNS)
+    with TraceStore.open(tmp_path / "traces.db") as store:
+        source = RolloutSource(app_of(policy), TASKS, yes, settings, store=store)
+        try:
+            assert source.tasks() == set()
+            source.next_batch(0, "policy")
+            given = source.tasks() & {task["id"] for task in TASKS}
+            assert len(given) == 2
+            until(lambda: len(list(store.traces())) >= 16)  # two groups more, which wait for the next step
+        finally:
+            source.close()
+        known = TrainedOn((Plan("").with_tasks(source.tasks()),))
+        traces = list(store.full_traces())
+        trained = {trace.id for trace in traces if trace.metadata["task"] in given}
+        assert len(trained) == 8
+        assert known.among(traces) == trained
+        for trace in traces:
+            del trace.metadata["task"]
+        assert known.among(traces) == trained
+
+
+def test_a_version_says_which_training_it_comes_from(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    Plan("", tasks=["task-1"]).write(output)
+    stream = WeightStream(Recorded(), tmp_path / "versions", training=output)
+    stream.send(0, Model())
+    stream.wait()
+    add_tasks(output, ["task-2"])
+    [folder] = (tmp_path / "versions").iterdir()
+    assert [plan.tasks for plan in TrainedOn.read(folder).plans] == [[], ["task-1", "task-2"]]
 
 
 def test_advantages_follow_the_rewards(policy: ScriptedPolicy) -> None:

@@ -20,6 +20,7 @@ from tests.routing_world import (
 )
 from toolorch_rl.rows import Example
 from toolorch_rl.training import StepSource, TrainingError, train
+from toolorch_rl.training.plan import Plan, TrainedOn
 from toolorch_rl.training.trainers import arguments_of, micro_batches, policy_parts, trainer_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -144,6 +145,46 @@ def test_a_live_source_hears_of_each_step_and_names_the_policy(router: Path, rou
     ]
     assert live.trained == [0, 1, 2]
     assert result.metrics["reward"] == 0.5
+
+
+def test_what_a_live_source_trains_on_is_written_down_before_weights_that_know_it_are_served(
+    router: Path, router_store: str, tmp_path: Path
+) -> None:
+    settings = settings_of(router, tmp_path / "out", method="online", steps=4, save_every=2)
+    replayed = material(settings_of(router, tmp_path / "a", router_store)).source
+    written: list[list[str] | None] = []
+
+    class Live(StepSource):
+        def __init__(self, first: int) -> None:
+            self.given = range(first, first)
+
+        def next_batch(self, step: int, policy_version: str) -> list[Example]:
+            if step == 3:
+                raise KeyboardInterrupt  # the process is ended
+            self.given = range(self.given.start, step + 1)
+            return replayed.next_batch(step, policy_version)
+
+        def after_step(self, step: int, model: torch.nn.Module) -> str | None:
+            written.append(Plan.read(settings.output).tasks)
+            return None
+
+        def tasks(self) -> set[str]:
+            return {f"task {number // 2}" for number in self.given}
+
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, source=Live(0))
+    assert written == [["task 0"], ["task 0"], ["task 0", "task 1"]]
+
+    class Resumed(Live):
+        def next_batch(self, step: int, policy_version: str) -> list[Example]:
+            self.given = range(8, 8 + step)
+            return replayed.next_batch(step, policy_version)
+
+    train(settings, source=Resumed(8))
+    names = ["task 0", "task 1", "task 4", "task 5"]
+    for folder in (settings.output, settings.output / "checkpoints" / "checkpoint-2"):
+        plans = TrainedOn.read(folder).plans
+        assert [(plan.policy, plan.tasks) for plan in plans] == [(str(router), names)]
 
 
 def test_the_command_trains_and_says_what_it_left_out(router: Path, router_runs: Runs, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from toolorch_rl.rollouts.errors import RolloutError
+from toolorch_rl.training.plan import Plan
 from toolorch_rl.weights import ProbeError, Published, Publisher, WeightsError, model_logprobs
 from toolorch_rl.weights.probe import Reference
 
@@ -38,6 +39,7 @@ class WeightStream:
         background: Publish beside the training; False waits for each version.
         mark: What the versions' names end in. A server may still hold versions that a trainer which was killed has
             published, and a name must never stand for other weights.
+        training: Output folder of the training, whose plan says what the versions were trained on.
 
     Raises:
         RolloutError: `keep` is less than 1.
@@ -51,6 +53,7 @@ class WeightStream:
         keep: int = 6,
         background: bool = True,
         mark: str = "",
+        training: Path | None = None,
     ) -> None:
         if keep < 1:
             raise RolloutError(f"keep is {keep}: the version that is served has to stay, so it must be at least 1")
@@ -60,6 +63,7 @@ class WeightStream:
         self._keep = keep
         self._background = background
         self._mark = mark
+        self._training = training
         self._marks = [mark] if mark else []  # without one nobody can tell versions from the user's own folders
         self._saved: list[Path] = []
         self._served: list[Path] = []
@@ -103,6 +107,8 @@ class WeightStream:
             raise RolloutError(f"{folder} is there already, and would be written over: give another folder or `mark`")
         self._saved.append(folder)
         model.save_pretrained(str(folder))
+        if self._training is not None:
+            Plan.after(self._training).write(folder)
         if not self._background:
             self._publish(version, folder, model_logprobs(model), began)
             self.wait()

@@ -94,6 +94,7 @@ def train_online(
                 versions,
                 keep=online.max_staleness + 2 if lora else 2,  # all adapters that may be asked, or the newest reload
                 mark=f"-{secrets.token_hex(2)}",
+                training=chosen.output,
             ),
             server=PolicyServer(server),
             store=store,

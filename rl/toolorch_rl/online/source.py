@@ -23,6 +23,7 @@ from toolorch_rl.rollouts.attempt import App
 from toolorch_rl.rollouts.plan import Verify
 from toolorch_rl.rows import Example
 from toolorch_rl.trace_rows import rollouts_of
+from toolorch_rl.training.tasks import task_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,6 +70,7 @@ class RolloutSource:
         self._first = 0
         self._resumed = False
         self._born: dict[int, int] = {}
+        self._given: set[str] = set()
         self._figures: dict[str, float] = {}
         if server is not None and weights is not None and server.restored is None:
             server.restored = weights.again
@@ -112,6 +114,10 @@ class RolloutSource:
         if self.settings.seconds is None:
             return dict(self._figures)
         return {**self._figures, "seconds_left": max(0.0, self._since + self.settings.seconds - time.monotonic())}
+
+    def tasks(self) -> set[str]:
+        """Return the names of the tasks whose runs were compared for training so far, trained on or not."""
+        return set(self._given)
 
     def state(self) -> dict[str, Any]:
         """Return the number of the next group, and how this run's versions are marked.
@@ -174,6 +180,7 @@ class RolloutSource:
         if self._ended is not None:
             self._ended(groups, rewards)
         runs = [run for group in groups for run in group.runs]
+        self._given.update(name for run in runs for name in task_names(run.trace))
         chosen = drop_homogeneous(rewards, settings.preset).kept
         if len(chosen) < len(runs):
             left_out["in a group of equal rewards"] += len(runs) - len(chosen)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from toolorch_integrations.trace import Trace
-from toolorch_rl.training.checkpoints import write_synced
+from toolorch_rl.training.checkpoints import reason_not_written, write_synced
+from toolorch_rl.training.errors import TrainingError
 from toolorch_rl.training.settings import TrainSettings
-from toolorch_rl.training.tasks import is_held_back, task_name
+from toolorch_rl.training.tasks import is_held_back, task_name, task_names
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in the output folder."""
 
 PLAN = "plan.json"
 """The plan's file in the output folder."""
@@ -24,7 +28,8 @@ class Plan:
         settings: Hash of those that may not change.
         policy: What was trained.
         traces: Ids of all runs that were read; None before they were, and where the policy made its own.
-        tasks: Names of those that were trained on, by `group_by`; None also in plans of older releases.
+        tasks: All names of those that were trained on, see `tasks.task_names`; None before they are known, and in plans
+            of older releases.
         group_by: Key of the traces' metadata that names the task.
     """
 
@@ -52,11 +57,39 @@ class Plan:
         """Write the plan to an output folder."""
         write_synced(folder / PLAN, json.dumps(asdict(self)))
 
+    @classmethod
+    def after(cls, policy: str | Path) -> Plan:
+        """Return the plan of what has come of a policy, or of a training's output folder, by no further tasks."""
+        return cls("", policy_name(policy), tasks=[])
+
     def of(self, traces: Sequence[Trace], settings: TrainSettings) -> Plan:
         """Return the plan with the runs that were read, and the tasks of those that are not held back."""
-        names = {task_name(trace, settings.group_by) for trace in traces}
-        tasks = sorted(name for name in names if not is_held_back(name, settings.held_back))
-        return replace(self, traces=[trace.id for trace in traces], tasks=tasks)
+        by = settings.group_by
+        trained = [trace for trace in traces if not is_held_back(task_name(trace, by), settings.held_back)]
+        names = {name for trace in trained for name in task_names(trace, by)}
+        return replace(self, traces=[trace.id for trace in traces], tasks=sorted(names))
+
+    def with_tasks(self, names: Iterable[str]) -> Plan:
+        """Return the plan with further tasks that were trained on."""
+        return replace(self, tasks=sorted({*(self.tasks or ()), *names}))
+
+
+def add_tasks(folder: Path, names: Iterable[str]) -> None:
+    """Add tasks that were trained on to the plan of an output folder.
+
+    Raises:
+        TrainingError: The plan cannot be read, or not be written.
+    """
+    try:
+        Plan.read(folder).with_tasks(names).write(folder)
+    except (OSError, ValueError) as error:
+        reason = reason_not_written(error, folder) or error
+        raise TrainingError(f"{folder / PLAN} cannot say what was trained on: {reason}") from error
+
+
+def policy_name(policy: str | Path) -> str:
+    """Return a policy's name as plans hold it: a folder is found from any working directory."""
+    return str(Path(policy).resolve()) if Path(policy).is_dir() else str(policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +104,10 @@ class TrainedOn:
 
     @classmethod
     def read(cls, folder: str | Path) -> TrainedOn:
-        """Return what the policy in a folder was trained on; nothing where the folder does not say."""
+        """Return what the policy in a folder was trained on; nothing where the folder does not say.
+
+        The folder may be a checkpoint below a training's output, or a version that an online training has served.
+        """
         return cls(tuple(_plans(Path(folder))))
 
     def among(self, traces: Sequence[Trace]) -> frozenset[str]:
@@ -91,7 +127,7 @@ def _plans(folder: Path) -> Iterator[Plan]:
     while folder.resolve() not in seen:
         seen.add(folder.resolve())
         try:
-            plan = Plan.read(folder)
+            plan = Plan.read(folder.parent.parent if folder.parent.name == CHECKPOINTS else folder)
         except (OSError, ValueError):
             return
         yield plan

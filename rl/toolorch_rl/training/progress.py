@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from transformers import TrainerCallback
 
+from toolorch_rl.training.plan import add_tasks
+
 if TYPE_CHECKING:
     from toolorch_rl.training.policy_trainer import PolicyTrainer
+    from toolorch_rl.training.source import ExampleSource
 
 _SHOWN = ("loss", "reward", "ratio", "clipped", "entropy", "kl", "staleness", "mean_token_accuracy", "rewards/margins")
 
@@ -67,6 +70,25 @@ class StepDone(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell it, before the checkpoint of the step is written."""
         self.trainer.after_step()
+
+
+class TasksNoted(TrainerCallback):
+    """Adds the tasks of a source's runs to the training's plan, before weights that know them are saved or served."""
+
+    def __init__(self, source: ExampleSource, folder: Path) -> None:
+        """Take the source, and the folder of the plan."""
+        self.source = source
+        self.folder = folder
+        self._noted = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Add those that are new."""
+        if not state.is_world_process_zero:
+            return
+        tasks = self.source.tasks()
+        if len(tasks) > self._noted:
+            add_tasks(self.folder, tasks)
+            self._noted = len(tasks)
 
 
 def _duration(seconds: float) -> str:

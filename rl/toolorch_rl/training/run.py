@@ -13,7 +13,7 @@ from toolorch_rl.training.checkpoints import checkpoint_state, checkpoints, remo
 from toolorch_rl.training.corpus import read_traces
 from toolorch_rl.training.errors import TrainingError
 from toolorch_rl.training.material import Material, material_of
-from toolorch_rl.training.plan import PLAN, Plan
+from toolorch_rl.training.plan import CHECKPOINTS, PLAN, Plan, policy_name
 from toolorch_rl.training.result import CARD, METRICS_FILE, TrainResult, policy_files, remove_saved, save
 from toolorch_rl.training.settings import Method, TrainSettings
 from toolorch_rl.training.source import ExampleSource
@@ -81,7 +81,7 @@ def _run(settings: TrainSettings, source: ExampleSource | None) -> TrainResult:
 def _prepare(settings: TrainSettings, arguments: Any) -> Path | None:
     """Make the output folder ready; return the checkpoint to go on from, or None."""
     folder = settings.output
-    below = folder / "checkpoints"
+    below = folder / CHECKPOINTS
     mark = content_hash([settings.model_dump(mode="json", exclude=_MAY_CHANGE)])
     if arguments.should_save:
         _check_not_foreign(folder)
@@ -95,7 +95,7 @@ def _prepare(settings: TrainSettings, arguments: Any) -> Path | None:
             # Nothing was trained: runs that were captured since are welcome.
             (folder / METRICS_FILE).unlink(missing_ok=True)
             remove_saved(folder)
-            Plan(mark, settings.policy, group_by=settings.group_by).write(folder)
+            Plan(mark, policy_name(settings.policy), group_by=settings.group_by).write(folder)
     _wait(arguments)
     whole = checkpoints(below)
     return whole[-1] if whole else None
@@ -117,7 +117,7 @@ def _check_not_foreign(folder: Path) -> None:
 def _check_output(folder: Path, mark: str) -> None:
     if (folder / CARD).exists():
         raise TrainingError(f"output: {folder} holds a trained policy; give another folder, or restart to replace it")
-    if not checkpoints(folder / "checkpoints"):
+    if not checkpoints(folder / CHECKPOINTS):
         return
     try:
         known = Plan.read(folder).settings

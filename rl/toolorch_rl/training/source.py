@@ -51,6 +51,13 @@ class ExampleSource(Protocol):
         """Return figures of the batch that was given last, such as `reward` or `staleness`, for the log."""
         ...
 
+    def tasks(self) -> set[str]:
+        """Return the names of the tasks that it has given runs of since it began, as `tasks.task_names` has them.
+
+        They are added to the training's plan. A source of the runs that the plan was made of need not name them.
+        """
+        ...
+
     def state(self) -> dict[str, Any]:
         """Return the source's position as JSON; each checkpoint holds it. A source that goes by the step needs none."""
         ...
@@ -61,7 +68,10 @@ class ExampleSource(Protocol):
 
 
 class StepSource:
-    """What a source needs not write: it neither publishes weights nor has a position but the step."""
+    """What a source need not write: it neither publishes weights nor has a position but the step.
+
+    Nor does it name the tasks of its runs.
+    """
 
     def after_step(self, step: int, model: nn.Module) -> str | None:
         """Publish nothing."""
@@ -70,6 +80,10 @@ class StepSource:
     def metrics(self) -> dict[str, float]:
         """Return no figures."""
         return {}
+
+    def tasks(self) -> set[str]:
+        """Return no names."""
+        return set()
 
     def state(self) -> dict[str, Any]:
         """Return no position."""

@@ -23,14 +23,24 @@ def task_name(trace: Trace, group_by: str | None = None) -> str:
         group_by: Key of the metadata; None: `task`.
     """
     name = trace.metadata.get(group_by or "task")
-    if name is None:
-        nodes = trace.graph.nodes
-        first = next((node.index for node in nodes if node.sampled), None)
-        said = trace.graph.messages_to(first)[:-1] if first is not None else []
-        name = content_hash([trace.request, [message for message in said if message.get("role") != "system"]])
-    return str(name)
+    return _said(trace) if name is None else str(name)
+
+
+def task_names(trace: Trace, group_by: str | None = None) -> set[str]:
+    """Return all names by which a run's task may be known: its own, and what runs go by that carry no name.
+
+    A task has a name where it is trained on or evaluated, and none where the app's own users bring it.
+    """
+    return {task_name(trace, group_by), _said(trace)}
 
 
 def is_held_back(task: str, share: float) -> bool:
     """Return whether a task is among the share that is held back: always the same ones, and more of a larger share."""
     return int(content_hash(["held back", task])[:13], 16) < share * 16**13
+
+
+def _said(trace: Trace) -> str:
+    """Return a hash of what the user had said before the policy said anything."""
+    first = next((node.index for node in trace.graph.nodes if node.sampled), None)
+    said = trace.graph.messages_to(first)[:-1] if first is not None else []
+    return content_hash([trace.request, [message for message in said if message.get("role") != "system"]])

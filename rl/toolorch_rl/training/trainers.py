@@ -19,9 +19,10 @@ from toolorch_rl.training.checkpoints import Guarded
 from toolorch_rl.training.errors import TrainingError
 from toolorch_rl.training.loss import LossSettings
 from toolorch_rl.training.material import Material
+from toolorch_rl.training.plan import CHECKPOINTS
 from toolorch_rl.training.policy_trainer import REFERENCE, PolicyTrainer
 from toolorch_rl.training.preference_trainers import ExactDPOTrainer, ExactKTOTrainer, LabelledCollator, PairCollator
-from toolorch_rl.training.progress import Progress, StepDone
+from toolorch_rl.training.progress import Progress, StepDone, TasksNoted
 from toolorch_rl.training.result import METRICS_FILE
 from toolorch_rl.training.settings import Method, TrainSettings
 
@@ -81,7 +82,7 @@ def arguments_of(settings: TrainSettings) -> Any:
         # The source goes by the step, so nothing has to be skipped; the random state is restored all the same.
         options |= {"ignore_data_skip": True, "dataset_kwargs": {"skip_prepare_dataset": True}}
     arguments = kind(
-        output_dir=str(settings.output / "checkpoints"),
+        output_dir=str(settings.output / CHECKPOINTS),
         per_device_train_batch_size=1,  # below, once the number of processes is known
         max_steps=settings.steps or 1,
         learning_rate=settings.rate,
@@ -161,6 +162,7 @@ def trainer_of(settings: TrainSettings, material: Material, arguments: Any, base
             reference=_model(base, frozen=arguments.bf16) if anchored else None,
             **common,
         )
+        trainer.add_callback(TasksNoted(material.source, settings.output))
         trainer.add_callback(StepDone(trainer))
     else:
         data = Dataset.from_list(material.rows)
