@@ -11,12 +11,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from examples.tasks import train_policy
 from examples.tasks.choices import choices, menu
 from examples.tasks.corpus import Corpus, Shared, split, test_tasks, training_tasks
 from examples.tasks.evaluate_policy import HERE, Attempt, attempt, chosen, held_out_choices, load, measured
 from toolorch_integrations.select import ANSWER, REASON, SEARCH
 from toolorch_rl.recipe.drills import lookup_drill
-from toolorch_rl.recipe.rows import render, render_group
+from toolorch_rl.recipe.rows import load_groups, render, render_group
 from toolorch_rl.recipe.tokenizer import DENSE_SPLIT, HEXADECIMALS, train_tokenizer
 from toolorch_rl.tasks import Task
 
@@ -52,6 +53,28 @@ def test_training_leaves_out_what_the_split_holds_out(pool: list[Task]) -> None:
     held = test_tasks(10)
     assert {division.part(task) for task in held} == {"test"}
     assert not {task.request for task in held} & {task.request for task in pool}
+
+
+def test_each_pool_has_tasks_of_its_own_and_leaves_out_what_the_split_holds_out(pool: list[Task]) -> None:
+    division, _ = split()
+    others = list(training_tasks(240, pool=1))
+    assert {division.part(task) for task in others} == {"train"}
+    assert not {task.id for task in others} & {task.id for task in pool}
+    assert not {task.request for task in others} & {task.request for task in pool}
+
+
+def test_training_begins_with_a_policy_and_runs_of_several_pools(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = "--begin {} --pools 2 --first-pool 1 --tasks 120 --groups 4 --batch 2 --steps 1 --work {} --out {}"
+    folders = (HERE / "policy", tmp_path / "work", tmp_path / "out")
+    monkeypatch.setattr("sys.argv", ["train_policy", *given.format(*folders).split()])
+    train_policy.main()
+    before, after = (load(folder)[0].state_dict() for folder in (HERE / "policy", tmp_path / "out"))
+    moved = max(float((before[name] - after[name]).abs().max()) for name in before)
+    assert 0 < moved < 0.1  # one step at a fiftieth of the rates
+    (drawn,) = (tmp_path / "work").glob("runs-*.npz")
+    assert len(load_groups(drawn)) == 4
 
 
 def test_the_held_out_tasks_are_the_same_every_time() -> None:
