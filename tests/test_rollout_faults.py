@@ -1,4 +1,4 @@
-"""Rollouts whose parts fail: verifiers that hang, closing in mid-run, forks of a run that was made again."""
+"""Rollouts whose parts fail: verifiers that hang, closing in mid-run."""
 
 from __future__ import annotations
 
@@ -9,24 +9,18 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from langgraph.checkpoint.memory import InMemorySaver
 
-from tests.doubles import app_of, chat_policy
+from tests.doubles import app_of
 from toolorch_integrations.events import TraceEnded
-from toolorch_integrations.langgraph import create_orchestrator
-from toolorch_integrations.testing import Reply, ScriptedPolicy
+from toolorch_integrations.testing import ScriptedPolicy
 from toolorch_rl.rollouts import (
-    Group,
-    LangGraphForks,
     Loss,
-    PolicyServer,
     RolloutContext,
     RolloutError,
     RolloutPlan,
     RolloutSettings,
     Sampling,
     collect,
-    collect_forks,
     rollouts,
 )
 from toolorch_rl.rollouts.attempt import attempt
@@ -148,67 +142,3 @@ def test_a_verifier_without_a_verdict_loses_the_run_and_holds_up_no_other(
 def test_a_verifier_needs_time() -> None:
     with pytest.raises(RolloutError, match="verify_seconds is 0"):
         RolloutSettings(verify_seconds=0)
-
-
-# --- forks
-
-
-def look_up(what: str) -> str:
-    """Look something up."""
-    return f"All about {what}."
-
-
-def forks_of(policy: ScriptedPolicy) -> LangGraphForks:
-    saver = InMemorySaver()
-    return LangGraphForks(
-        make_agent=lambda: create_orchestrator(chat_policy(policy), [look_up], checkpointer=saver),
-        inputs=lambda task: {"messages": [("user", task["text"])]},
-        choose=lambda decisions, seed: decisions - 1,
-    )
-
-
-def looks_up(request: Any) -> Reply:
-    if any(message["role"] == "tool" for message in request["messages"]):
-        return Reply("yes")
-    return Reply(calls=[("look_up", {"what": "it"})])
-
-
-async def test_forks_go_on_from_the_run_that_was_made_again() -> None:
-    served = ["policy-v1"]
-
-    def script(request: Any) -> Reply:
-        reply = looks_up(request)
-        return Reply("out of memory", status=500) if reply.content and served == ["policy-v1"] else reply
-
-    class Healing(PolicyServer):
-        async def ready(self) -> None:
-            served.append("policy-v2")
-
-    with ScriptedPolicy(script) as policy:
-        plan = RolloutPlan(yes, TWICE, Healing(policy.url), version=lambda: served[-1])
-        [group] = [group async for group in collect_forks(forks_of(policy), TASKS[:1], plan)]
-    assert served == ["policy-v1", "policy-v2"]  # the fork did not fail
-    trunk, fork = group.runs
-    assert trunk.fork == fork.fork == 3  # instructions, request, first turn
-    for run in (trunk, fork):
-        assert run.verdict.passed
-        assert run.context.policy_version == "policy-v2"
-        assert run.trace.totals.turns == 2
-    prefixes = [[node.ids for node in run.trace.graph.nodes[: run.fork]] for run in (trunk, fork)]
-    assert prefixes[0] == prefixes[1]
-    assert [request["model"] for request in policy.requests] == ["policy-v1"] * 2 + ["policy-v2"] * 3
-
-
-async def test_groups_of_forks_do_not_wait_for_the_next_task() -> None:
-    given = asyncio.Event()
-    found: list[Group] = []
-
-    async def tasks() -> AsyncIterator[Any]:
-        yield TASKS[0]
-        await given.wait()
-
-    with ScriptedPolicy(looks_up) as policy:
-        async for group in collect_forks(forks_of(policy), tasks(), RolloutPlan(yes, TWICE)):
-            found.append(group)
-            given.set()
-    assert [len(group.runs) for group in found] == [2]

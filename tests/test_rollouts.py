@@ -1,4 +1,4 @@
-"""Rollouts: many runs at once, judged and rewarded; hung tools, dying servers, verifiers that fail, forks, workers."""
+"""Rollouts: many runs at once, judged and rewarded; hung tools, dying servers, verifiers that fail, workers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from langgraph.checkpoint.memory import InMemorySaver
 
 from tests import tiny_policy as tiny
 from tests.doubles import chat_policy
-from toolorch_integrations import Budget, Preferences
+from toolorch_integrations import Preferences
 from toolorch_integrations.langgraph import ChatPolicy, create_orchestrator
 from toolorch_integrations.store import TraceStore
 from toolorch_integrations.testing import Reply, ScriptedPolicy
 from toolorch_rl.rollouts import (
-    LangGraphForks,
     Loss,
     PolicyDownError,
     PolicyServer,
@@ -30,9 +28,7 @@ from toolorch_rl.rollouts import (
     RolloutPlan,
     RolloutSettings,
     Sampling,
-    after_fork,
     collect,
-    collect_forks,
     current_rollout,
     report,
     rewards_of,
@@ -345,54 +341,6 @@ def test_groups_come_as_they_are_ready_and_closing_cancels_the_rest(policy: Scri
     cancelled: list[str] = []
     assert asyncio.run(first()) != "sum-0"
     assert cancelled == ["sum-0"]
-
-
-# --- forks ---
-
-
-def test_forks_share_what_came_before_the_decision(policy: ScriptedPolicy) -> None:
-    saver = InMemorySaver()
-    forks = LangGraphForks(
-        make_agent=lambda: create_orchestrator(
-            chat_policy(policy), [look_up], budget=Budget(turns=2), checkpointer=saver
-        ),
-        inputs=lambda task: {"messages": [("user", task.text)]},
-        choose=lambda decisions, seed: 1,
-    )
-
-    async def groups() -> list[Any]:
-        return [group async for group in collect_forks(forks, TASKS[1:4], RolloutPlan(verify, SEEDED))]
-
-    found = asyncio.run(groups())
-    assert sorted(group.key for group in found) == ["sum-1", "sum-2", "sum-3"]
-    for group in found:
-        assert len(group.runs) == 4
-        assert not group.lost
-        whole = [rollout_of(run.trace) for run in group.runs]
-        parts = [after_fork(rollout, run.fork) for rollout, run in zip(whole, group.runs, strict=True)]
-        for run, rollout, part in zip(group.runs, whole, parts, strict=True):
-            assert run.trace.totals.turns == 2
-            assert run.trace.totals.calls == 1
-            assert run.trace.status == "answered"  # and so are its turns: the budget of two is not overdrawn
-            assert run.verdict.passed == (run.context.seed % 4 != 0)
-            assert part.trained_tokens == len(run.trace.graph.nodes[-1].token_ids)
-            assert 0 < part.trained_tokens < rollout.trained_tokens
-        first = [node.ids for node in group.runs[0].trace.graph.nodes[: group.runs[0].fork]]
-        for run in group.runs[1:]:
-            assert [node.ids for node in run.trace.graph.nodes[: run.fork]] == first
-
-
-def test_forks_need_a_checkpointer(policy: ScriptedPolicy) -> None:
-    forks = LangGraphForks(
-        make_agent=lambda: create_orchestrator(chat_policy(policy), [look_up]),
-        inputs=lambda task: {"messages": [("user", task.text)]},
-    )
-
-    async def groups() -> list[Any]:
-        return [group async for group in collect_forks(forks, TASKS[:1], RolloutPlan(verify, SEEDED))]
-
-    with pytest.raises(RolloutError, match="checkpointer"):
-        asyncio.run(groups())
 
 
 # --- workers ---

@@ -30,7 +30,6 @@ from llama_index.core.instrumentation.events.llm import (
 )
 from llama_index.core.tools import BaseTool
 from llama_index.core.workflow import Workflow
-from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.base import BaseEvent
 from llama_index_instrumentation.span import active_span_id
 from workflows.errors import WorkflowCancelledByUser
@@ -49,8 +48,10 @@ from toolorch_integrations.llamaindex.decoding import (
 from toolorch_integrations.llamaindex.instrumentation import (
     EventHandler,
     SpanHandler,
+    add_handlers,
     agent_of,
     name_of,
+    remove_handlers,
     request_in,
 )
 from toolorch_integrations.llamaindex.specialists import SPECIALIST_TAGS
@@ -119,16 +120,12 @@ class CaptureHandler:
 
     def attach(self) -> None:
         """Begin to capture."""
-        root = get_dispatcher()
-        root.event_handlers = [*root.event_handlers, self._events]
-        root.span_handlers = [*root.span_handlers, self._span_handler]
+        add_handlers(events=self._events, spans=self._span_handler)
         _attached.append(self)
 
     def detach(self) -> None:
         """End that; runs that are under way stay unfinished."""
-        root = get_dispatcher()
-        root.event_handlers = [handler for handler in root.event_handlers if handler is not self._events]
-        root.span_handlers = [handler for handler in root.span_handlers if handler is not self._span_handler]
+        remove_handlers(events=self._events, spans=self._span_handler)
         if self in _attached:
             _attached.remove(self)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from llama_index.core.workflow import Workflow
+from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.base import BaseEvent
 from llama_index_instrumentation.event_handlers import BaseEventHandler
 from llama_index_instrumentation.span_handlers import BaseSpanHandler
@@ -121,6 +123,25 @@ class SpanHandler(BaseSpanHandler[Any]):
 
     def prepare_to_drop_span(self, *args: Any, **kwargs: Any) -> None:
         """Keep no spans of LlamaIndex's own kind."""
+
+
+_lock = threading.Lock()
+
+
+def add_handlers(*, events: EventHandler | None = None, spans: SpanHandler | None = None) -> None:
+    """Have handlers told of all that happens in this process; from any thread."""
+    root = get_dispatcher()
+    with _lock:
+        root.event_handlers = [*root.event_handlers, *([events] if events is not None else [])]
+        root.span_handlers = [*root.span_handlers, *([spans] if spans is not None else [])]
+
+
+def remove_handlers(*, events: EventHandler | None = None, spans: SpanHandler | None = None) -> None:
+    """End that."""
+    root = get_dispatcher()
+    with _lock:
+        root.event_handlers = [handler for handler in root.event_handlers if handler is not events]
+        root.span_handlers = [handler for handler in root.span_handlers if handler is not spans]
 
 
 def name_of(instance: Any, span_id: str) -> str:

@@ -40,13 +40,20 @@ class KeptMemory(ChatMemoryBuffer):
         return cls(token_limit=data["token_limit"], chat_store_key=data["chat_store_key"], chat_store=store)
 
 
+def kept(memory: Any) -> Any:
+    """Return a memory in the class that serialises, with the same messages; anything else as it is."""
+    if type(memory) is not ChatMemoryBuffer or type(memory.chat_store) is not SimpleChatStore:
+        return memory
+    return KeptMemory(
+        token_limit=memory.token_limit,
+        tokenizer_fn=memory.tokenizer_fn,
+        chat_store=memory.chat_store,
+        chat_store_key=memory.chat_store_key,
+    )
+
+
 async def keep(ctx: AgentContext, memory: BaseMemory) -> None:
     """Have a context keep its memory: the same messages, in a class that serialises."""
-    if type(memory) is ChatMemoryBuffer and type(memory.chat_store) is SimpleChatStore:
-        kept = KeptMemory(
-            token_limit=memory.token_limit,
-            tokenizer_fn=memory.tokenizer_fn,
-            chat_store=memory.chat_store,
-            chat_store_key=memory.chat_store_key,
-        )
-        await ctx.store.set("memory", kept)
+    own = kept(memory)
+    if own is not memory:
+        await ctx.store.set("memory", own)

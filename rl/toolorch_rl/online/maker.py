@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from toolorch_rl.rollouts import Group, LangGraphForks, RolloutError, RolloutPlan, collect, collect_forks
+from toolorch_rl.rollouts import Forks, Group, RolloutError, RolloutPlan, collect, collect_forks
 from toolorch_rl.rollouts.attempt import App
 from toolorch_rl.rollouts.loops import run_loop
 
@@ -21,7 +21,7 @@ class RolloutMaker:
     No more groups are begun than `allow` has allowed, so that runs do not grow old in the queue.
 
     Args:
-        app: See `rollouts.collect`; or a graph whose runs are forked, see `rollouts.LangGraphForks`.
+        app: See `rollouts.collect`; or one whose runs are forked, see `rollouts.Forks`.
         tasks: Gives tasks without end, from the number of a group on.
         plan: See `rollouts.collect`.
         begins: Told the number of each group that begins.
@@ -29,7 +29,7 @@ class RolloutMaker:
 
     def __init__(
         self,
-        app: App | LangGraphForks,
+        app: App | Forks,
         tasks: Callable[[int], Iterator[Any]],
         plan: RolloutPlan,
         *,
@@ -111,7 +111,7 @@ class RolloutMaker:
         await collecting
 
     async def _collect(self) -> None:
-        make: Any = collect_forks if isinstance(self._app, LangGraphForks) else collect
+        make: Any = collect_forks if isinstance(self._app, Forks) else collect
         async for group in make(self._app, self._allowed_tasks(), self._plan):
             self._ready.put(group)
 

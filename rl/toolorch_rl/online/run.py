@@ -14,7 +14,7 @@ from toolorch_rl.online.publishing import WeightStream, refuse_several_processes
 from toolorch_rl.online.settings import OnlineSettings
 from toolorch_rl.online.source import RolloutSource
 from toolorch_rl.rewards import Preset, Rewards
-from toolorch_rl.rollouts import Group, LangGraphForks, PolicyServer, RolloutError
+from toolorch_rl.rollouts import Forks, Group, PolicyServer, RolloutError
 from toolorch_rl.rollouts.attempt import App
 from toolorch_rl.rollouts.plan import Verify
 from toolorch_rl.rollouts.server import Restartable
@@ -23,7 +23,7 @@ from toolorch_rl.weights import LoraPublisher, Probe, ReloadPublisher
 
 
 def train_online(
-    app: App | LangGraphForks,
+    app: App | Forks,
     tasks: Sequence[Any] | Callable[[int], Iterator[Any]],
     verify: Verify,
     *,

@@ -18,7 +18,7 @@ from toolorch_rl.online.maker import RolloutMaker
 from toolorch_rl.online.publishing import WeightStream
 from toolorch_rl.online.settings import OnlineSettings
 from toolorch_rl.rewards import Rewards
-from toolorch_rl.rollouts import Group, LangGraphForks, PolicyServer, RolloutError, RolloutPlan, after_fork, rewards_of
+from toolorch_rl.rollouts import Forks, Group, PolicyServer, RolloutError, RolloutPlan, after_fork, rewards_of
 from toolorch_rl.rollouts.attempt import App
 from toolorch_rl.rollouts.plan import Verify
 from toolorch_rl.rows import Example
@@ -33,7 +33,7 @@ class RolloutSource:
     """An `ExampleSource` of the user's own app.
 
     Args:
-        app: Runs the app on a task; or a graph whose runs are forked at a decision (`rollouts.LangGraphForks`).
+        app: Runs the app on a task; or one whose runs are forked at a decision (`rollouts.Forks`).
         tasks: What it is trained on, in an order that the seed decides, pass after pass; or a function that gives the
             tasks without end, from the number of a group on.
         verify: Says whether a run solved its task.
@@ -46,7 +46,7 @@ class RolloutSource:
 
     def __init__(
         self,
-        app: App | LangGraphForks,
+        app: App | Forks,
         tasks: Sequence[Any] | Callable[[int], Iterator[Any]],
         verify: Verify,
         settings: OnlineSettings | None = None,
