@@ -27,6 +27,7 @@ from toolorch_rl.estimate.outcomes import outcomes_of
 from toolorch_rl.estimate.traces import estimate_traces
 from toolorch_rl.rewards import features_of
 from toolorch_rl.rows import Rollout, Row
+from toolorch_rl.training import TrainingError
 from toolorch_rl.training.plan import Plan, TrainedOn
 from toolorch_rl.training.settings import TrainSettings
 from toolorch_rl.training.tasks import task_name
@@ -396,6 +397,9 @@ def test_what_a_policy_was_trained_from_counts(traces: list[Trace], tmp_path: Pa
     assert TrainedOn.read(second).among(traces) == {trace.id for trace in traces[:120]}
     Plan("", str(second), tasks=[]).write(first)  # trained from each other
     assert TrainedOn.read(second).among(traces) == {trace.id for trace in traces[60:120]}
+    (first / "plan.json").write_text('{"tasks": [')
+    with pytest.raises(TrainingError, match=r"nobody can tell what .*first was trained on"):
+        TrainedOn.read(second)
 
 
 def test_traces_that_cannot_be_used_are_counted(traces: list[Trace]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
@@ -331,6 +332,26 @@ def test_a_version_is_never_written_over_what_is_there(tmp_path: Path) -> None:
     Model().save_pretrained(str(tmp_path / "v0"))
     with pytest.raises(RolloutError, match="v0 is there already"):
         WeightStream(Recorded(), tmp_path).send(0, Model())
+
+
+def test_a_full_disk_is_named_and_leaves_no_half_version(tmp_path: Path) -> None:
+    class Large(Model):
+        def save_pretrained(self, folder: str) -> None:
+            super().save_pretrained(folder)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    stream = WeightStream(Recorded(), tmp_path / "versions", mark="-ab")
+    with pytest.raises(RolloutError, match=r"version v3-ab cannot be saved: the disk of .*versions is full; make room"):
+        stream.send(3, Large())
+    assert not (tmp_path / "versions" / "v3-ab").exists()
+
+
+def test_that_the_last_version_is_not_served_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stream = WeightStream(Recorded(fails=["v1"]), tmp_path)
+    stream.send(0, Model())
+    stream.send(1, Model())
+    stream.close()
+    assert "the newest weights are not served, but policy-v0: the server still answers" in caplog.text
 
 
 def test_rollouts_that_fail_for_good_reach_the_trainer(policy: ScriptedPolicy) -> None:

@@ -24,6 +24,7 @@ from toolorch_integrations.store import TraceStore
 from toolorch_rl.rows import Example
 from toolorch_rl.training import StepSource, TrainingError, TrainSettings, train
 from toolorch_rl.training.checkpoints import MARK, checkpoints
+from toolorch_rl.training.plan import Plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -143,10 +144,19 @@ def test_an_output_folder_is_not_the_policy_nor_one_that_was_not_trained(
     router: Path, router_store: str, tmp_path: Path
 ) -> None:
     own = shutil.copytree(router, tmp_path / "own")
-    for policy, match in ((own, "is the policy that is trained"), (router, "not trained into it")):
+    checkpoint = shutil.copytree(router, own / "checkpoints" / "checkpoint-1")
+    version = shutil.copytree(router, tmp_path / "v1")  # that an online training has served
+    Plan.after(own).write(version)
+    for policy, output, match in (
+        (own, own, "is the policy that is trained"),
+        (checkpoint, own, "is the policy that is trained"),
+        (router, own, "not trained into it"),
+        (router, version, "not trained into it"),
+    ):
         with pytest.raises(TrainingError, match=match):
-            train(settings_of(policy, own, router_store, steps=1, restart=True))
-    assert load_file(own / "model.safetensors")
+            train(settings_of(policy, output, router_store, steps=1, restart=True))
+    for folder in (own, checkpoint, version):
+        assert load_file(folder / "model.safetensors")
 
 
 @pytest.mark.slow

@@ -183,6 +183,23 @@ def test_runs_of_an_evaluation_are_held_out_unless_asked_for(router: Path, route
     assert len(corpus_of(traces, settings_of(router, tmp_path, app="evaluation")).runs) == 6
 
 
+def test_runs_of_an_evaluation_are_evidence_of_what_was_not_trained_on_them(
+    router: Path, router_runs: Runs, tmp_path: Path
+) -> None:
+    traces = router_runs.traces(6, requests=("find",))
+    for number, trace in enumerate(traces):
+        trace.metadata["task"] = f"task {number % 3}"
+        trace.app = "evaluation" if number % 3 else "shop"
+    of_zero, of_one = traces[::3], traces[1::3]
+
+    trained = TrainedOn((Plan("").of([*of_zero, *of_one], settings_of(router, tmp_path)),))
+
+    assert trained.among(traces) == {trace.id for trace in of_zero}
+    of_one[0].app = "shop"
+    trained = TrainedOn((Plan("").of([*of_zero, *of_one], settings_of(router, tmp_path)),))
+    assert trained.among(traces) == {trace.id for trace in [*of_zero, *of_one]}
+
+
 def test_a_share_of_the_tasks_is_held_back_always_the_same_ones(
     router: Path, router_runs: Runs, router_store: str, tmp_path: Path
 ) -> None:

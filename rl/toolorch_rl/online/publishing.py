@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from toolorch_rl.rollouts.errors import RolloutError
+from toolorch_rl.training.checkpoints import reason_not_written
 from toolorch_rl.training.plan import Plan
 from toolorch_rl.weights import ProbeError, Published, Publisher, WeightsError, model_logprobs
 from toolorch_rl.weights.probe import Reference
@@ -96,7 +97,7 @@ class WeightStream:
 
         Raises:
             RolloutError: The version before was refused by the probe, or could not be swapped in; there is more
-                than one training process; or the version's folder is there already.
+                than one training process; or the version's folder is there already, or cannot be written.
         """
         refuse_several_processes()
         self.wait()
@@ -106,9 +107,7 @@ class WeightStream:
         if folder.exists():
             raise RolloutError(f"{folder} is there already, and would be written over: give another folder or `mark`")
         self._saved.append(folder)
-        model.save_pretrained(str(folder))
-        if self._training is not None:
-            Plan.after(self._training).write(folder)
+        self._save(model, folder)
         if not self._background:
             self._publish(version, folder, model_logprobs(model), began)
             self.wait()
@@ -152,8 +151,28 @@ class WeightStream:
         """Let the version on its way end, and remove a temporary folder; the server goes on with what it has."""
         if self._thread is not None:
             self._thread.join()
+        if self._error is not None:
+            logger.warning(
+                "the newest weights are not served, but %s: %s", self.name or "those from before", self._error
+            )
+            self._error = None
         if self._own is not None:
             self._own.cleanup()
+
+    def _save(self, model: Any, folder: Path) -> None:
+        try:
+            model.save_pretrained(str(folder))
+            if self._training is not None:
+                Plan.after(self._training).write(folder)
+        except Exception as error:
+            reason = reason_not_written(error, self._folder)
+            if reason is None:
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            raise RolloutError(
+                f"version {folder.name} cannot be saved: {reason}; make room, or name another folder (versions), and "
+                "give the same command again"
+            ) from error
 
     def _publish(self, version: str, folder: Path, reference: Reference | None, began: float) -> None:
         try:

@@ -14,12 +14,12 @@ from toolorch_integrations.preferences import Preferences
 from toolorch_integrations.store import TraceFilters, TraceStore
 from toolorch_integrations.trace import Trace
 from toolorch_rl.filtered import Dropped
-from toolorch_rl.filters import EVALUATION, FILTERS
+from toolorch_rl.filters import FILTERS
 from toolorch_rl.rewards import RewardError, Rewards, features_of, preset, reward
 from toolorch_rl.training.baseline import leave_one_out, request_features
 from toolorch_rl.training.errors import TrainingError
 from toolorch_rl.training.settings import Method, TrainSettings
-from toolorch_rl.training.tasks import is_held_back, task_name, task_of
+from toolorch_rl.training.tasks import task_of, withheld
 from toolorch_rl.verifiers import FeedbackVerifier, OffScaleError, VerifierError
 
 SINGLES = "single runs"
@@ -191,10 +191,8 @@ def _filtered(traces: Sequence[Trace], settings: TrainSettings, dropped: list[Dr
     for trace in traces:
         if trace.status is TraceStatus.RUNNING:
             dropped.append(Dropped(trace.id, "training", "the run has not ended"))
-        elif trace.app == EVALUATION != settings.app:
-            dropped.append(Dropped(trace.id, "training", f"held out: made by an evaluation (app {EVALUATION!r})"))
-        elif settings.held_back and is_held_back(task_name(trace, settings.group_by), settings.held_back):
-            dropped.append(Dropped(trace.id, "training", "held back for an estimate (held_back)"))
+        elif (reason := withheld(trace, settings)) is not None:
+            dropped.append(Dropped(trace.id, "training", reason))
         else:
             kept.append(trace)
     for name in settings.filters:

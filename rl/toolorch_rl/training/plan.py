@@ -11,7 +11,7 @@ from toolorch_integrations.trace import Trace
 from toolorch_rl.training.checkpoints import reason_not_written, write_synced
 from toolorch_rl.training.errors import TrainingError
 from toolorch_rl.training.settings import TrainSettings
-from toolorch_rl.training.tasks import is_held_back, task_name, task_names
+from toolorch_rl.training.tasks import task_name, task_names, withheld
 
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in the output folder."""
@@ -25,7 +25,7 @@ class Plan:
     """What a training run began with: one that goes on after a kill reads the same.
 
     Attributes:
-        settings: Hash of those that may not change.
+        settings: Hash of those that may not change; empty where no training run writes to the folder.
         policy: What was trained.
         traces: Ids of all runs that were read; None before they were, and where the policy made its own.
         tasks: All names of those that were trained on, see `tasks.task_names`; None before they are known, and in plans
@@ -63,10 +63,9 @@ class Plan:
         return cls("", policy_name(policy), tasks=[])
 
     def of(self, traces: Sequence[Trace], settings: TrainSettings) -> Plan:
-        """Return the plan with the runs that were read, and the tasks of those that are not held back."""
-        by = settings.group_by
-        trained = [trace for trace in traces if not is_held_back(task_name(trace, by), settings.held_back)]
-        names = {name for trace in trained for name in task_names(trace, by)}
+        """Return the plan with the runs that were read, and the tasks of those that were not withheld."""
+        trained = [trace for trace in traces if withheld(trace, settings) is None]
+        names = {name for trace in trained for name in task_names(trace, settings.group_by)}
         return replace(self, traces=[trace.id for trace in traces], tasks=sorted(names))
 
     def with_tasks(self, names: Iterable[str]) -> Plan:
@@ -85,6 +84,16 @@ def add_tasks(folder: Path, names: Iterable[str]) -> None:
     except (OSError, ValueError) as error:
         reason = reason_not_written(error, folder) or error
         raise TrainingError(f"{folder / PLAN} cannot say what was trained on: {reason}") from error
+
+
+def is_output(folder: Path) -> bool:
+    """Return whether a training run has begun to write to a folder."""
+    try:
+        return bool(Plan.read(folder).settings)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True  # whose plan was damaged
 
 
 def policy_name(policy: str | Path) -> str:
@@ -107,6 +116,9 @@ class TrainedOn:
         """Return what the policy in a folder was trained on; nothing where the folder does not say.
 
         The folder may be a checkpoint below a training's output, or a version that an online training has served.
+
+        Raises:
+            TrainingError: It says so in a file that cannot be read.
         """
         return cls(tuple(_plans(Path(folder))))
 
@@ -126,10 +138,15 @@ def _plans(folder: Path) -> Iterator[Plan]:
     seen: set[Path] = set()
     while folder.resolve() not in seen:
         seen.add(folder.resolve())
+        output = folder.parent.parent if folder.parent.name == CHECKPOINTS else folder
         try:
-            plan = Plan.read(folder.parent.parent if folder.parent.name == CHECKPOINTS else folder)
-        except (OSError, ValueError):
+            plan = Plan.read(output)
+        except (FileNotFoundError, NotADirectoryError):
             return
+        except (OSError, ValueError) as error:
+            raise TrainingError(
+                f"nobody can tell what {folder} was trained on, since {output / PLAN} cannot be read: {error}; mend it"
+            ) from error
         yield plan
         if not plan.policy:  # of an older release
             return

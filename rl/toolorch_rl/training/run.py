@@ -13,7 +13,7 @@ from toolorch_rl.training.checkpoints import checkpoint_state, checkpoints, remo
 from toolorch_rl.training.corpus import read_traces
 from toolorch_rl.training.errors import TrainingError
 from toolorch_rl.training.material import Material, material_of
-from toolorch_rl.training.plan import CHECKPOINTS, PLAN, Plan, policy_name
+from toolorch_rl.training.plan import CHECKPOINTS, PLAN, Plan, is_output, policy_name
 from toolorch_rl.training.result import CARD, METRICS_FILE, TrainResult, policy_files, remove_saved, save
 from toolorch_rl.training.settings import Method, TrainSettings
 from toolorch_rl.training.source import ExampleSource
@@ -103,14 +103,17 @@ def _prepare(settings: TrainSettings, arguments: Any) -> Path | None:
 
 def _check_not_own_policy(settings: TrainSettings, base: str) -> None:
     """Refuse to write over what is trained: it is read after the output folder was made ready."""
+    output = settings.output.resolve()
     for path in (Path(settings.policy), Path(base)):
-        if path.is_dir() and path.resolve() == settings.output.resolve():
-            raise TrainingError(f"output: {path} is the policy that is trained; give another folder")
+        if path.is_dir() and (path.resolve() == output or (output / CHECKPOINTS) in path.resolve().parents):
+            raise TrainingError(
+                f"output: {path} is the policy that is trained, and would be written over; give another folder"
+            )
 
 
 def _check_not_foreign(folder: Path) -> None:
     """Refuse a folder with a policy that no training run has begun to write."""
-    if policy_files(folder) and not (folder / PLAN).exists() and not (folder / CARD).exists():
+    if policy_files(folder) and not (folder / CARD).exists() and not is_output(folder):
         raise TrainingError(f"output: {folder} holds a policy that was not trained into it; give another folder")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from toolorch_integrations.plain import content_hash
 from toolorch_integrations.trace import Trace
+from toolorch_rl.filters import EVALUATION
 from toolorch_rl.training.settings import TrainSettings
 
 
@@ -37,6 +38,15 @@ def task_names(trace: Trace, group_by: str | None = None) -> set[str]:
 def is_held_back(task: str, share: float) -> bool:
     """Return whether a task is among the share that is held back: always the same ones, and more of a larger share."""
     return int(content_hash(["held back", task])[:13], 16) < share * 16**13
+
+
+def withheld(trace: Trace, settings: TrainSettings) -> str | None:
+    """Return why a run is kept from training, so that it can be evidence of what came of it; None where it is not."""
+    if trace.app == EVALUATION != settings.app:
+        return f"held out: made by an evaluation (app {EVALUATION!r})"
+    if settings.held_back and is_held_back(task_name(trace, settings.group_by), settings.held_back):
+        return "held back for an estimate (held_back)"
+    return None
 
 
 def _said(trace: Trace) -> str:
