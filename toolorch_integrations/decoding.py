@@ -48,10 +48,10 @@ def trace_of(item: object) -> str:
 
 
 def _events(item: Event | EncodedEvents) -> list[Event]:
-    if isinstance(item, Event):
-        return [item]
-    events = list(item.events())
-    odd = [event for event in events if not isinstance(event, Event)]
-    if odd:
-        raise TypeError(f"a recorder takes the events of toolorch_integrations.events, got {odd[0]!r}")
+    events = [item] if isinstance(item, Event) else list(item.events())
+    for event in events:
+        if not isinstance(event, Event):
+            raise TypeError(f"a recorder takes the events of toolorch_integrations.events, got {event!r}")
+        if not isinstance(event.trace_id, str):  # It would cost all that is written with it.
+            raise TypeError(f"trace_id of an event must be text, such as uuid.uuid4().hex, got {event.trace_id!r}")
     return events

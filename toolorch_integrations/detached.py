@@ -31,6 +31,8 @@ WAKE_SECONDS = 0.02
 """The writer is told at most so often that more was put; it waits for longer than that before it reads."""
 _REPORTS_EVERY = 32
 """Events between two looks at what the writer has reported."""
+_NOTES = 16
+"""Traces whose losses are written with an event of another: few, as the app waits for it."""
 _RESTART_SECONDS = 1.0
 _LOOK = 0.01
 """Seconds between two looks while someone waits."""
@@ -106,6 +108,7 @@ class DetachedRecorder:
                 continue
             with self._lock:
                 self._append(kind, payload, item)
+                self._note(self._losses.take(_NOTES))
         self._losses.warn()
 
     def pause(self) -> float:
@@ -119,6 +122,8 @@ class DetachedRecorder:
         Args:
             timeout: Seconds; None waits for ever.
         """
+        with self._lock:
+            self._note(self._losses.take())
         target = self._last
         give_up = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -143,6 +148,7 @@ class DetachedRecorder:
         with self._lock:
             if self._closed:
                 return self._stored >= self._last
+            self._note(self._losses.take(), important=True)
             self._closed = True
             self._revive()
             writer = self._writer
@@ -163,7 +169,7 @@ class DetachedRecorder:
             return
         important = isinstance(item, TraceStarted | TraceEnded)
         try:
-            self._append_losses(item.trace_id, important)
+            self._note(self._losses.take_of([item.trace_id]), important=important)
             self._part.append(kind, self._last + 1, payload, important=important)
         except (OSError, SpoolFullError) as error:
             logger.warning("capture: an event is lost: %s", error)
@@ -174,18 +180,18 @@ class DetachedRecorder:
         if self._last % _REPORTS_EVERY == 0:
             self._read_reports()
 
-    def _append_losses(self, trace_id: str, important: bool) -> None:
-        """Tell the writer what this process has lost of a trace, ahead of the next that is put of it."""
-        lost = self._losses.take_of(trace_id)
-        if not lost:
-            return
-        kind, payload = pack(TraceAnnotated(trace_id, lost=lost))
-        try:
-            self._part.append(kind, self._last + 1, payload, important=important)
-        except (OSError, SpoolFullError):
-            self._losses.give_back({trace_id: lost})
-            raise
-        self._last += 1
+    def _note(self, losses: dict[str, Counter[str]], *, important: bool = False) -> None:
+        """Tell the writer what this process has lost of traces, whether or not another event of them follows."""
+        while losses and not self._closed:
+            trace_id, lost = losses.popitem()
+            kind, payload = pack(TraceAnnotated(trace_id, lost=lost))
+            try:
+                self._part.append(kind, self._last + 1, payload, important=important)
+            except (OSError, SpoolFullError):
+                self._losses.give_back(losses | {trace_id: lost})
+                return
+            self._last += 1
+            self._wake()
 
     def _wake(self) -> None:
         if self._writer is None or self._writer.stdin is None:

@@ -70,6 +70,8 @@ class DetachedWriter:
             more = self._step()
             if more:
                 continue
+            if more is False:
+                self._writer.settle()
             if alone_since is None and more is False:
                 self._adopter.step()
             if alone_since is None and not _listen(_RETRY if more is None else _IDLE):

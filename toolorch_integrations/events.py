@@ -80,6 +80,11 @@ class TraceAnnotated:
     lost: Mapping[str, int] = field(default_factory=dict)
     """Events of the run that were lost, by reason; a trace has them in its metadata as "dropped"."""
 
+    @property
+    def is_note(self) -> bool:
+        """Whether it says nothing but what was lost: no trace is begun for that."""
+        return bool(self.lost) and self == TraceAnnotated(self.trace_id, lost=self.lost)
+
     def size(self) -> int:
         """Return roughly how many bytes the event holds in memory."""
         return 2000

@@ -7,10 +7,8 @@ nothing and changes memory only; `pending` says what is not in the store yet.
 from __future__ import annotations
 
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 
 from toolorch_integrations.events import (
     CallEnded,
@@ -21,35 +19,17 @@ from toolorch_integrations.events import (
     TraceStarted,
     TraceStatus,
 )
-from toolorch_integrations.graph import TraceGraph
-from toolorch_integrations.ledger import Call, CallKind
+from toolorch_integrations.open_trace import OpenTrace
 from toolorch_integrations.owner import Owner
-from toolorch_integrations.plain import content_hash, plain
+from toolorch_integrations.plain import plain
 from toolorch_integrations.store import TraceStore, TraceWrite
-from toolorch_integrations.trace import RESULT_LIMIT, TraceCall, TraceHeader, policy_call
+from toolorch_integrations.trace import TraceHeader
 
 MAX_OPEN = 256
 """Traces whose graphs are kept in memory; one more is loaded from the store when an event asks for it."""
 
 MAX_ALIASES = 10_000
 """Resumed runs whose own id is still mapped to their trace."""
-
-
-@dataclass(slots=True)
-class OpenTrace:
-    """A trace in memory, and how much of it the store has."""
-
-    header: TraceHeader
-    graph: TraceGraph = field(default_factory=TraceGraph)
-    calls: int = 0
-    """Number of calls, those in the store included."""
-    nodes_stored: int = 0
-    calls_pending: list[TraceCall] = field(default_factory=list)
-    snapshots_pending: dict[str, Any] = field(default_factory=dict)
-    runs_pending: list[str] = field(default_factory=list)
-    changed: bool = True
-    lost: bool = False
-    """Part of the graph could not be stored: it is to be read back before anything is added."""
 
 
 class Journal:
@@ -105,14 +85,24 @@ class Journal:
                 self.prepare(event)
                 return
         if trace is None:
-            trace = self._open[key] = loaded or OpenTrace(TraceHeader(id=key, owner=self._owner))
+            self._open[key] = loaded or OpenTrace(TraceHeader(id=key, owner=self._owner))
         else:
-            # The header stays, so that what was spent and lost is not forgotten.
-            loaded = loaded or OpenTrace(TraceHeader(id=key))
-            trace.graph, trace.calls, trace.nodes_stored = loaded.graph, loaded.calls, loaded.nodes_stored
-            trace.header.revision = loaded.header.revision
-            trace.lost = False
+            trace.take_graph(loaded or OpenTrace(TraceHeader(id=key)))
         self._open.move_to_end(key)
+
+    def reopen(self, trace_ids: Iterable[str]) -> None:
+        """Have those traces in memory that the store has, and whole again those that lost a part; reads the store.
+
+        Raises:
+            SQLAlchemyError: The store cannot be read now.
+        """
+        wanted = {self.resolve(trace_id) for trace_id in trace_ids} - self._open.keys()
+        for key in self.store.known(wanted) if wanted else ():
+            if (loaded := self._load(key)) is not None:
+                self._open[key] = loaded
+        for key, trace in self._open.items():
+            if trace.lost:
+                trace.take_graph(self._load(key) or OpenTrace(TraceHeader(id=key)))
 
     def apply(self, event: Event) -> None:
         """Add an event to its trace, which `prepare` has put in memory."""
@@ -125,17 +115,13 @@ class Journal:
                 if header.id != event.trace_id:
                     trace.runs_pending.append(event.trace_id)
             case TraceAnnotated():
-                _annotate(trace, event)
-                self.count_lost(header.id, event.lost)
+                trace.annotate(event)
             case PolicyCalled():
-                _add_policy_call(trace, event)
+                trace.add_policy_call(event)
             case CallEnded():
-                length = len(event.result)
-                _add_call(trace, event.call, event, event.result[:RESULT_LIMIT], length, event.arguments)
+                trace.add_call(event)
             case TraceEnded():
-                header.status, header.ended = TraceStatus(event.status), event.ended
-                header.answer = event.answer or header.answer
-                header.error = event.error
+                trace.end(event)
         if header.status is TraceStatus.RUNNING:
             self.running.add(header.id)
         else:
@@ -144,28 +130,18 @@ class Journal:
     def count_lost(self, trace_id: str, lost: Mapping[str, int]) -> bool:
         """Note in a trace's metadata that events of it were dropped; False for a trace that is not open."""
         trace = self._open.get(self.resolve(trace_id))
-        if trace is None:
-            return False
-        if not lost:
-            return True
-        known = Counter(trace.header.metadata.get("dropped") or {})
-        trace.header.metadata["dropped"] = dict(known + Counter(lost))
-        trace.changed = True
-        return True
+        if trace is not None:
+            trace.count_lost(lost)
+        return trace is not None
 
     def pending(self) -> list[TraceWrite]:
         """Return what the store does not have yet."""
-        return [
-            TraceWrite(
-                trace.header,
-                trace.graph.nodes[trace.nodes_stored :],
-                trace.calls_pending,
-                trace.snapshots_pending,
-                trace.runs_pending,
-            )
-            for trace in self._open.values()
-            if trace.changed and not trace.lost
-        ]
+        return [trace.pending() for trace in self._open.values() if trace.changed and not trace.lost]
+
+    @property
+    def lacks_part(self) -> bool:
+        """Whether a part of a trace was given up, and the store does not know of it: `reopen` is the way out."""
+        return any(trace.lost for trace in self._open.values())
 
     def stored(self, writes: list[TraceWrite]) -> None:
         """Take note that the store has what `pending` returned; traces that ended are let go."""
@@ -173,12 +149,15 @@ class Journal:
         for entry in writes:
             trace = self._open[entry.header.id]
             trace.nodes_stored += len(entry.nodes)
-            trace.calls_pending, trace.snapshots_pending, trace.runs_pending = [], {}, []
+            trace.clear_pending()
             trace.changed = False
             if trace.header.status is not TraceStatus.RUNNING:
                 del self._open[entry.header.id]
-        while len(self._open) > MAX_OPEN:
-            self._open.popitem(last=False)
+        excess = len(self._open) - MAX_OPEN
+        if excess > 0:
+            whole = [key for key, trace in self._open.items() if not trace.changed]
+            for key in whole[:excess]:
+                del self._open[key]
 
     def forget(self, writes: list[TraceWrite], reason: str = "") -> None:
         """Give up what could not be stored: graphs are read back from the store before anything is added.
@@ -191,13 +170,13 @@ class Journal:
         for entry in writes:
             trace = self._open[entry.header.id]
             lost = len(entry.nodes) + len(entry.calls)
-            trace.calls_pending, trace.snapshots_pending, trace.runs_pending = [], {}, []
+            trace.clear_pending()
             if not reason:
                 del self._open[entry.header.id]
                 continue
             trace.lost = True
             if lost:
-                self.count_lost(entry.header.id, {reason: lost})
+                trace.count_lost({reason: lost})
 
     def reset(self) -> None:
         """Forget all open traces: they are read back from the store, which is the truth. Resumed runs stay known."""
@@ -243,63 +222,3 @@ class Journal:
             return None
         header = TraceHeader(**{name: getattr(trace, name) for name in TraceHeader.__dataclass_fields__})
         return OpenTrace(header, trace.graph, len(trace.calls), len(trace.graph), changed=False)
-
-
-def _annotate(trace: OpenTrace, event: TraceAnnotated) -> None:
-    header = trace.header
-    if event.preferences is not None:
-        header.preferences = plain(dict(event.preferences))
-    if event.budget is not None:
-        header.budget = plain(dict(event.budget))
-    if event.catalog is not None:
-        header.catalog_hash = _snapshot(trace, event.catalog)
-    header.metadata |= plain(dict(event.metadata))
-
-
-def _add_policy_call(trace: OpenTrace, event: PolicyCalled) -> None:
-    header = trace.header
-    tools = "" if event.tools is None else _snapshot(trace, event.tools)
-    node = trace.graph.add_policy_call(event, tools)
-    if event.reply is None or node is None:
-        kind = CallKind.POLICY if event.is_policy else CallKind.SPECIALIST
-        call = Call(
-            kind,
-            event.model or kind.value,
-            event.status,
-            event.model,
-            dollars=event.dollars,
-            seconds=event.seconds,
-            call_id=event.response_id,
-            error=event.error,
-        )
-        _add_call(trace, call, event, node=None if node is None else node.index)
-    elif event.is_policy:
-        header.totals.add(policy_call(node))
-        header.exact = header.exact and node.exact
-        if event.model and event.model not in header.policy_versions:
-            header.policy_versions.append(event.model)
-
-
-def _add_call(
-    trace: OpenTrace,
-    call: Call,
-    event: CallEnded | PolicyCalled,
-    result: str = "",
-    length: int = 0,
-    arguments: Any = None,
-    node: int | None = None,
-) -> None:
-    node = trace.graph.asker(call.call_id) if node is None else node
-    arguments = plain(arguments)
-    if node is not None and arguments == trace.graph.nodes[node].arguments(call.call_id):
-        arguments = None  # They stand in the message already, and a reader finds them there.
-    entry = TraceCall(trace.calls, call, node, arguments, result, length, event.started, event.agent)
-    trace.calls_pending.append(entry)
-    trace.calls += 1
-    trace.header.totals.add(call)
-
-
-def _snapshot(trace: OpenTrace, value: Any) -> str:
-    key = content_hash(value)
-    trace.snapshots_pending[key] = value
-    return key

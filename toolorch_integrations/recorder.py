@@ -110,8 +110,9 @@ class Recorder:
 
         "overflow": the queue was full. "store": it could not be written. "decode": an event was faulty, or could not be
         decoded. "redaction": messages whose hook failed. "closed": put after `close`. "spool": its files have all the
-        bytes that they may have, or the disk is full, while the store is down. A trace has the counts of what it lost
-        in `metadata["dropped"]`.
+        bytes that they may have, or the disk is full, while the store is down. A trace that the store has says what was
+        lost of it in `metadata["dropped"]`, at the latest after the next `flush` or `close` while the store takes it;
+        only what is put after `close` stands nowhere but here.
         """
         return self._losses.dropped
 
@@ -167,7 +168,7 @@ class Recorder:
             thread, self._thread = self._thread, None
             already, self._intake.closed = self._intake.closed, True
             if timeout is not None:
-                self._writer.deadline = time.monotonic() + timeout
+                self._writer.patience.deadline = time.monotonic() + timeout
             if thread is not None:
                 self._intake.flush(ends=True)
         if thread is not None:
@@ -212,12 +213,14 @@ def _close_all() -> None:
 
 
 def _before_fork() -> None:
-    _held.extend(recorder for recorder in list(_recorders) if recorder._writer.in_store.acquire(timeout=_FORK_SECONDS))
+    _held.extend(
+        recorder for recorder in list(_recorders) if recorder._writer.patience.in_store.acquire(timeout=_FORK_SECONDS)
+    )
 
 
 def _after_fork_in_parent() -> None:
     while _held:
-        _held.pop()._writer.in_store.release()
+        _held.pop()._writer.patience.in_store.release()
 
 
 def _after_fork_in_child() -> None:

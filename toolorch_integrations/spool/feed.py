@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from toolorch_integrations.decoding import Decoder
-from toolorch_integrations.events import Event
+from toolorch_integrations.events import Event, TraceAnnotated
 from toolorch_integrations.intake import BATCH, Flush, Queued, State, Taken
 from toolorch_integrations.losses import Losses
 from toolorch_integrations.spool.adoption import Adopter
@@ -74,7 +74,7 @@ class SpooledFeed:
             elif not self._intake.behind and self._intake.empty:
                 self._finish()
                 return
-            elif self._writer.deadline is not None and time.monotonic() > self._writer.deadline:
+            elif self._writer.patience.deadline is not None and time.monotonic() > self._writer.patience.deadline:
                 self._leave()
                 return
 
@@ -101,6 +101,8 @@ class SpooledFeed:
             if not behind or queued.state is not State.SPOOLED
         ]
         if not behind:
+            if not decoded:
+                self._writer.settle()
             if not decoded or self._deliver([(number, events) for number, events, _ in decoded]):
                 self._trim(idle=not taken.items and not taken.flushes)
                 return
@@ -200,6 +202,8 @@ class SpooledFeed:
             for queued in self._intake.take(0).items:
                 if queued.state is not State.SPOOLED:
                     self._intake.write_decoded(queued.number, self._events(queued))
+        notes: list[Event] = [TraceAnnotated(key, lost=lost) for key, lost in self._losses.take().items()]
+        self._intake.write_decoded(self._intake.last + 1, notes)
         part = self._intake.part
         if part is not None:
             logger.warning("capture: %d bytes of events wait in the spool for the store", part.size)
