@@ -64,7 +64,7 @@ def create_app(served: Served) -> FastAPI:
                 "id": model,
                 "object": "model",
                 "created": int(time.time()),
-                "owned_by": "toolorch",
+                "owned_by": "embedded",  # not a gateway, whose orchestrators are "toolorch"
                 "root": served.root,
                 "parent": parent,
                 "max_model_len": served.longest,

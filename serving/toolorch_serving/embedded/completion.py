@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from toolorch_serving.embedded.answer import Answer, AnswerReader, Call
-from toolorch_serving.embedded.engine import Step
 from toolorch_serving.embedded.protocol import ChatRequest
+from toolorch_serving.embedded.request import Step
 from toolorch_serving.embedded.sampling import Sampled
 
 

@@ -13,9 +13,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -23,43 +22,12 @@ from transformers import PreTrainedTokenizerBase
 from toolorch_serving.embedded.batch import Batch
 from toolorch_serving.embedded.policy_model import PolicyModel
 from toolorch_serving.embedded.prefixes import PrefixCache
-from toolorch_serving.embedded.sampling import Sampled, Sampling, sample
+from toolorch_serving.embedded.request import Finish, Request, Step
+from toolorch_serving.embedded.sampling import sample
 from toolorch_serving.embedded.text import TextStream
 
 logger = logging.getLogger(__name__)
-Finish = Literal["stop", "length"]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one token brought."""
-
-    sampled: Sampled
-    text: str
-    """New text; empty while a character or a stop text may still be incomplete."""
-    finish: Finish | None = None
-    stop_reason: str | None = None
-    """The stop text that ended the answer."""
-
-
-@dataclass(eq=False)
-class Request:
-    """One answer to be written."""
-
-    prompt: list[int]
-    sampling: Sampling
-    deliver: Callable[[Step | Exception], object]
-    """Called from the engine's thread for each token, and once with an exception if the engine fails."""
-    adapter: str | None = None
-    skip_special: bool = True
-    version: str | None = None
-    """Version of the weights that answer, from the first token on; None: those that were loaded at the start."""
-    cancelled: bool = False
-    """Set by the client's side when nobody waits any more."""
-    tokens: list[int] = field(default_factory=list)
-    text: TextStream | None = None
-    generator: torch.Generator | None = None
 
 
 class Engine:
@@ -117,6 +85,8 @@ class Engine:
         future: Future[T] = Future()
 
         def run() -> None:
+            if not future.set_running_or_notify_cancel():  # nobody waits any more
+                return
             try:
                 future.set_result(action())
             except Exception as error:
@@ -130,6 +100,8 @@ class Engine:
         drained: Future[None] = Future()
 
         def begin() -> None:
+            if not drained.set_running_or_notify_cancel():
+                return
             self.paused = True
             self._draining.append(drained)
             self._tell_drained()
@@ -152,7 +124,7 @@ class Engine:
             ValueError: Requests are under way, or the weights are of another model.
             OSError: The folder holds no model.
         """
-        self._leave([request for request in self._running if request.cancelled])
+        self._let_go()
         if self._running:
             raise ValueError(f"{len(self._running)} requests are under way: pause first")
         self.model.reload(path)
@@ -164,7 +136,7 @@ class Engine:
         Raises:
             ValueError: Requests still use it.
         """
-        self._leave([request for request in self._running if request.cancelled])
+        self._let_go()
         users = sum(request.adapter == name for request in (*self._running, *self._waiting))
         if users:
             raise ValueError(f"{users} requests still use adapter {name}: wait until they have ended")
@@ -174,10 +146,10 @@ class Engine:
     def _run(self) -> None:
         while self._receive():
             try:
-                self._leave([request for request in self._running if request.cancelled])
-                self._tell_drained()
+                self._let_go()
                 if self._waiting and not self.paused and len(self._running) < self._max_batch:
                     self._join(self._waiting.popleft())
+                    self._let_go()
                 if self._running:
                     self._step()
             except Exception as error:
@@ -212,10 +184,10 @@ class Engine:
             stop=sampling.stop,
             include_stop=sampling.include_stop,
         )
-        if sampling.seed is not None:
-            request.generator = torch.Generator(self.model.device).manual_seed(sampling.seed)
         prefix = self._prefixes.find(request.adapter, request.prompt)
         try:
+            if sampling.seed is not None:
+                request.generator = torch.Generator(self.model.device).manual_seed(sampling.seed)
             logits = self._batch.join(request.prompt, request.adapter, prefix)
         except Exception as error:
             logger.exception("a prompt of %d tokens could not be read", len(request.prompt))
@@ -230,7 +202,16 @@ class Engine:
             self._write(request, row)
 
     def _write(self, request: Request, logits: torch.Tensor) -> None:
-        """Sample a request's next token and hand it over."""
+        """Sample a request's next token and hand it over; what fails with one request is no other's business."""
+        try:
+            step: Step | Exception = self._sampled(request, logits)
+        except Exception as error:
+            logger.exception("a token could not be sampled with %s", request.sampling)
+            request.cancelled = True
+            step = error
+        request.deliver(step)
+
+    def _sampled(self, request: Request, logits: torch.Tensor) -> Step:
         assert request.text is not None
         sampling = request.sampling
         seen = request.prompt + request.tokens if sampling.repetition_penalty != 1.0 else ()
@@ -245,8 +226,13 @@ class Engine:
                 finish = "stop"
             elif len(request.tokens) >= sampling.max_tokens:
                 finish = "length"
-        request.deliver(Step(sampled, request.text.take(last=finish is not None), finish, request.text.stopped_by))
         request.cancelled = request.cancelled or finish is not None
+        return Step(sampled, request.text.take(last=finish is not None), finish, request.text.stopped_by)
+
+    def _let_go(self) -> None:
+        """Let requests leave that are answered, have failed, or that nobody waits for any more."""
+        self._leave([request for request in self._running if request.cancelled])
+        self._tell_drained()
 
     def _tell_drained(self) -> None:
         if not self._running:

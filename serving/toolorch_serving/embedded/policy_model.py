@@ -43,17 +43,29 @@ class PolicyModel:
         return tuple(self._adapters)
 
     def load_adapter(self, name: str, path: str) -> None:
-        """Load a LoRA adapter in peft's format from folder `path`."""
-        import peft
+        """Load a LoRA adapter in peft's format from folder `path`; one that does not load leaves nothing behind.
 
+        Raises:
+            ValueError: Its weights are missing, or are not for this model.
+            RuntimeError: They are of other shapes.
+        """
         # peft uses the name as a module's name, which must not have dots.
         self._loaded += 1
         inner = f"adapter_{self._loaded}"
-        if self._adapters:
-            self._model.load_adapter(path, adapter_name=inner)
-        else:
-            self._model = peft.PeftModel.from_pretrained(self._model, path, adapter_name=inner)
-        self._model.eval()
+        model = self._model if self._adapters else _with_adapter(self._model, path, inner)
+        try:
+            found = model.load_adapter(path, adapter_name=inner)
+            wrong = [*found.missing_keys, *found.unexpected_keys]
+            if wrong:
+                raise ValueError(f"its weights are not for this model: {', '.join(wrong[:3])} missing or unknown")
+        except Exception:
+            # What peft has put into the model, and perhaps half filled, would take part in what the bare model answers.
+            if not self._adapters:
+                self._model = model.unload()
+            elif inner in model.peft_config:
+                model.delete_adapter(inner)
+            raise
+        self._model = model.eval()
         self._adapters[name] = inner
 
     def unload_adapter(self, name: str) -> None:
@@ -92,6 +104,15 @@ class PolicyModel:
         if self._adapters:
             inputs["adapter_names"] = [self._adapters[name] if name is not None else "__base__" for name in adapters]
         return self._model(**inputs)
+
+
+def _with_adapter(model: PreTrainedModel, path: str, name: str) -> Any:
+    """Return a model with room for the weights of its first adapter."""
+    import peft
+
+    config = peft.PeftConfig.from_pretrained(path)
+    config.inference_mode = True
+    return peft.PeftModel(model, config, name)
 
 
 def _shape(tensors: dict[str, torch.Tensor], name: str) -> torch.Size | None:

@@ -5,34 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from toolorch_serving.embedded.sampling import Sampling
+from toolorch_serving.embedded.unsupported import refusal
 from toolorch_serving.error_body import error_body
 
-# Known to vLLM but not done here: refused by name, unless the value changes nothing.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "add_special_tokens": (False,),
-    "allowed_token_ids": (),
-    "bad_words": ([],),
-    "chat_template": (),
-    "continue_final_message": (False,),
-    "documents": ([],),
-    "echo": (False,),
-    "frequency_penalty": (0,),
-    "include_reasoning": (True,),
-    "logit_bias": ({},),
-    "min_p": (0,),
-    "min_tokens": (0,),
-    "n": (1,),
-    "presence_penalty": (0,),
-    "prompt_logprobs": (),
-    "return_tokens_as_token_ids": (False,),
-    "stop_token_ids": ([],),
-    "structured_outputs": (),
-    "truncate_prompt_tokens": (),
-    "use_beam_search": (False,),
-}
+_COLDEST = 1e-6
+"""Lowest temperature over 0: lower ones make logits that are no numbers."""
 
 
 class RequestError(Exception):
@@ -105,8 +85,11 @@ class SamplingRequest(BaseModel):
             longest: Most tokens of prompt and answer together.
 
         Raises:
-            RequestError: It names the parameter that is out of range.
+            RequestError: It names the parameter that is out of range, or that this engine does not do.
         """
+        refused = refusal(self.model_extra or {})
+        if refused is not None:
+            raise RequestError(refused[1], refused[0])
         if prompt_length >= longest:
             raise RequestError(
                 f"the prompt has {prompt_length} tokens, and the model takes at most {longest} tokens with at least "
@@ -121,24 +104,42 @@ class SamplingRequest(BaseModel):
         chosen = {name: value for name in names if (value := getattr(self, name)) is not None}
         result = Sampling(
             max_tokens=min(longest - prompt_length, longest if most is None else most),
-            seed=self.seed,
+            seed=None if self.seed == -1 else self.seed,  # as vLLM reads it
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else 0,
             stop=tuple([self.stop] if isinstance(self.stop, str) else self.stop or []),
             include_stop=self.include_stop_str_in_output,
             ignore_eos=self.ignore_eos,
             **chosen,
         )
-        _in_range("temperature", result.temperature, 0 <= result.temperature <= 2, "from 0 to 2")
-        _in_range("top_p", result.top_p, 0 < result.top_p <= 1, "over 0 and at most 1")
-        _in_range("top_k", result.top_k, result.top_k >= -1, "0 (all tokens) or more")
-        _in_range("repetition_penalty", result.repetition_penalty, result.repetition_penalty > 0, "over 0")
-        _in_range("top_logprobs", result.top_logprobs, 0 <= result.top_logprobs <= 20, "from 0 to 20")
-        _in_range("stop", list(result.stop), all(result.stop), "without empty texts")
+        self._check(result)
         return result
+
+    def _check(self, chosen: Sampling) -> None:
+        penalised = 0.01 <= chosen.repetition_penalty <= 100
+        warm = _COLDEST <= chosen.temperature <= 2
+        top = self.top_logprobs or 0
+        _in_range("temperature", chosen.temperature, chosen.temperature == 0 or warm, f"0, or from {_COLDEST:g} to 2")
+        _in_range("top_p", chosen.top_p, 0 < chosen.top_p <= 1, "over 0 and at most 1")
+        _in_range("top_k", chosen.top_k, chosen.top_k >= -1, "0 (all tokens) or more")
+        _in_range("repetition_penalty", chosen.repetition_penalty, penalised, "from 0.01 to 100")
+        _in_range("seed", chosen.seed, chosen.seed is None or -(2**63) <= chosen.seed < 2**63, "a number of 64 bits")
+        _in_range("top_logprobs", top, 0 <= top <= 20, "from 0 to 20")
+        _in_range("top_logprobs", top, bool(self.logprobs or not top), "left out where logprobs is not true")
+        _in_range("stop", list(chosen.stop), all(chosen.stop), "without empty texts")
+
+
+class CountingRequest(SamplingRequest):
+    """Where `logprobs` says how many other candidates are wanted of each token, as in OpenAI's text completions."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _counted(cls, data: Any) -> Any:
+        wanted = data.get("logprobs") if isinstance(data, dict) else None
+        return {**data, "logprobs": True, "top_logprobs": wanted} if type(wanted) is int else data
 
 
 class ChatRequest(SamplingRequest):
-    """The body of a chat completion request. Fields that nobody knows are ignored, as vLLM does."""
+    """The body of a chat completion request. Fields that nobody knows are ignored, as by vLLM."""
 
     prompt_field: ClassVar[str] = "messages"
 
@@ -146,7 +147,6 @@ class ChatRequest(SamplingRequest):
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = True
-    response_format: dict[str, Any] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     add_generation_prompt: bool = True
@@ -185,15 +185,6 @@ class ChatRequest(SamplingRequest):
                 "leave strict out, or serve the policy with vLLM",
                 "tools",
             )
-        if (self.response_format or {}).get("type", "text") != "text":
-            raise RequestError(
-                "response_format is not supported by the embedded engine, which cannot constrain the policy: "
-                "leave it out, or serve the policy with vLLM",
-                "response_format",
-            )
-        for name, value in (self.model_extra or {}).items():
-            if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]:
-                raise RequestError(f"{name} is not supported by the embedded engine (vLLM has it): leave it out", name)
 
 
 def _in_range(name: str, value: object, right: bool, wanted: str) -> None:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from fastapi import HTTPException, Request
 from transformers import PreTrainedTokenizerBase
 
-from toolorch_serving.embedded import engine as engines
+from toolorch_serving.embedded.engine import Engine
 from toolorch_serving.embedded.protocol import RequestError
+from toolorch_serving.embedded.request import Request as EngineRequest
+from toolorch_serving.embedded.request import Step
 from toolorch_serving.embedded.sampling import Sampling
 
 
@@ -29,7 +31,7 @@ class Served:
         reasoning: Whether answers begin with reasoning (`--reasoning-parser qwen3`).
     """
 
-    engine: engines.Engine
+    engine: Engine
     tokenizer: PreTrainedTokenizerBase
     name: str
     root: str
@@ -57,8 +59,8 @@ class Served:
     def submit(self, prompt: list[int], sampling: Sampling, adapter: str | None, *, skip_special: bool) -> Running:
         """Queue a request; call it on the event loop that reads the answer."""
         loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[engines.Step | Exception] = asyncio.Queue()
-        request = engines.Request(
+        arrived: asyncio.Queue[Step | Exception] = asyncio.Queue()
+        request = EngineRequest(
             prompt,
             sampling,
             lambda item: loop.call_soon_threadsafe(arrived.put_nowait, item),
@@ -74,8 +76,8 @@ class Running:
     """A request that is under way."""
 
     served: Served
-    request: engines.Request
-    arrived: asyncio.Queue[engines.Step | Exception]
+    request: EngineRequest
+    arrived: asyncio.Queue[Step | Exception]
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex[:16]}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -89,7 +91,7 @@ class Running:
         """Name of the adapter that answers, or of the policy with the version of its weights."""
         return self.request.adapter or self.request.version or self.served.name
 
-    async def steps(self) -> AsyncIterator[engines.Step]:
+    async def steps(self) -> AsyncIterator[Step]:
         """Yield the answer's steps.
 
         Raises:
@@ -110,7 +112,7 @@ class Running:
             # Reached as well when the client has gone: the row leaves the batch.
             self.request.cancelled = True
 
-    async def all_steps(self, http: Request) -> list[engines.Step]:
+    async def all_steps(self, http: Request) -> list[Step]:
         """Return the answer's steps once it is whole; the client that closes the connection ends it."""
 
         async def client_gone() -> None:
