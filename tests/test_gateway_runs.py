@@ -202,7 +202,7 @@ async def test_a_run_that_is_closed_stops_spending_in_the_middle_of_a_call(face:
         session.flush()
         trace = store.find(stream.trace_id)
         assert trace is not None
-        assert (trace.status, trace.error) == (TraceStatus.ERROR, "cancelled: the client disconnected")
+        assert (trace.status, trace.error) == (TraceStatus.INTERRUPTED, "cancelled: the client disconnected")
         # The conversation is as it was before, and goes on.
         end = await ended(one.runner.run(ask("Once more.", thread_id=stream.thread_id)))
         assert end["status"] == "answered"

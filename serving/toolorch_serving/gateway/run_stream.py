@@ -206,7 +206,7 @@ class RunStream:
         self._finish(self._ended("cancelled", "", Ledger(self.calls)))
         session = active_session()
         if session is not None:
-            session.recorder.put(TraceEnded(self.run_id, TraceStatus.ERROR, error=f"cancelled: {reason}"))
+            session.recorder.put(TraceEnded(self.run_id, TraceStatus.INTERRUPTED, error=f"cancelled: {reason}"))
 
     def _ended(
         self,
