@@ -13,7 +13,7 @@ LONGER := embedded_engine standard_langchain parity synthesis environments recip
 	retrieval_frameworks gateway gateway_chat gateway_faults gateway_kill gateway_openapi gateway_orchestrators \
 	gateway_runs gateway_select gateway_traces gateway_versions gateway_whole gateway_limits deploy held_out store \
 	chat_policy llamaindex_select select_parity routing_world vllm_server proxy_usage gateway_unread embedded_batch \
-	rollout_faults weights_faults blocking_tools
+	rollout_faults weights_faults blocking_tools docs embedded_refusals
 # The figures that the README quotes; `estimate_coverage`, `promotion_gate` and `routing_*` take longest.
 BENCHMARKS := step_langgraph step_llamaindex capture_langgraph capture_store rollouts_langgraph synthesis_templates \
 	packing imported_tasks sandbox_start capture_spool capturing_proxy gateway_streams retrieval estimate_coverage \
