@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from toolorch_integrations.budget import Budget
 from toolorch_integrations.catalog import Catalog, Catalogs
 from toolorch_integrations.entry import AnyEntry, Price, Specialist
 from toolorch_integrations.errors import CatalogError, EmptyMessagesError
+from toolorch_integrations.langchain_tools import off_the_loop
 from toolorch_integrations.langgraph.capture import reporter_of
 from toolorch_integrations.langgraph.confirmation import ConfirmationMiddleware
 from toolorch_integrations.langgraph.messages import conversation_of
@@ -103,6 +105,8 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
         self._confirm = confirm
         self._runs = Runs()
         self._catalogs = Catalogs()
+        for name in ("wrap_model_call", "awrap_model_call", "wrap_tool_call", "awrap_tool_call"):
+            setattr(self, name, _signed(getattr(self, name)))
 
     @property
     def specialists(self) -> list[Specialist]:
@@ -186,7 +190,8 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
         """Do as `wrap_tool_call`, on the event loop."""
 
         async def perform(wanted: Execute) -> ToolMessage | Command[Any]:
-            return await awithin(wanted.timeout, handler(wanted.request))
+            awaited = wanted.request.override(tool=off_the_loop(wanted.request.tool))
+            return await awithin(wanted.timeout, handler(awaited))
 
         return adrive(self._tool_steps(request), perform)
 
@@ -253,6 +258,13 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
         tools = {tool.name: tool for tool in request.runtime.tools}
         step = ToolStep(run, request, tools, self.rendering, reporter_of(), confirm=self._confirm)
         return noted(run, step.steps())
+
+
+def _signed(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a hook that knows its signature: LangChain's tracing has it made at each call, traced or not."""
+    signed = partial(hook)
+    vars(signed)["__signature__"] = inspect.signature(hook)
+    return signed
 
 
 def _rendering(

@@ -18,7 +18,7 @@ from langgraph.prebuilt.tool_node import ToolCallRequest
 from toolorch_integrations.catalog import Catalog
 from toolorch_integrations.entry import AnyEntry
 from toolorch_integrations.langgraph.messages import run_messages
-from toolorch_integrations.langgraph.rendering import Rendering, tool_entry
+from toolorch_integrations.langgraph.rendering import Rendering, changed, tool_entry
 from toolorch_integrations.langgraph.select import SelectTool, argument_of, standing_of
 from toolorch_integrations.langgraph.specialists import SpecialistTool
 from toolorch_integrations.prompt import Message
@@ -114,7 +114,8 @@ class SelectRendering(Rendering):
             for message in run_messages(messages)
             if isinstance(message, AIMessage)
         ]
-        return request.override(
+        return changed(
+            request,
             messages=[HumanMessage(user["content"])],
             system_message=SystemMessage(system["content"]),
             tools=list(run.functions(calls, last=turn.last)),
