@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from toolorch_integrations import observation, progress
@@ -172,7 +172,7 @@ class CallStep(ABC, Generic[Raw, Outcome]):
             return self._finish(Result(text, call.status), self.run.record_calls(self.call_id, [call]))
         calls = result.calls or [self._call(entry, result.status, attempts)]
         if result.text is not None:
-            result = replace(result, text=observation.cut(result.text), status=calls[-1].status)
+            result = Result(observation.cut(result.text), calls[-1].status, result.calls)
         return self._finish(result, self.run.record_calls(self.call_id, calls), raw)
 
     def _finish(self, result: Result, calls: Sequence[Call], raw: Raw | None = None) -> Outcome:

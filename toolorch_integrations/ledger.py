@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any
 
 
@@ -65,8 +66,8 @@ class Call:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the call as JSON-safe values, for a framework's state."""
-        plain = {name: getattr(self, name) for name in _CALL_FIELDS}
-        return plain | {"kind": self.kind.value, "status": self.status.value}
+        plain = dict(zip(_CALL_FIELDS, _field_values(self), strict=True))
+        return plain | {"kind": str(self.kind), "status": str(self.status)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Call:
@@ -78,6 +79,9 @@ class Call:
 
 
 _CALL_FIELDS = tuple(f.name for f in fields(Call))
+_field_values = attrgetter(*_CALL_FIELDS)
+_kind = attrgetter("kind")
+_dollars = attrgetter("dollars")
 
 
 @dataclass(slots=True)
@@ -110,12 +114,12 @@ class Ledger:
     @property
     def turns(self) -> int:
         """Number of policy calls."""
-        return len(self.of(CallKind.POLICY))
+        return list(map(_kind, self.calls)).count(CallKind.POLICY)
 
     @property
     def dollars(self) -> float:
         """What all calls cost together, the policy's own tokens included."""
-        return sum(call.dollars for call in self.calls)
+        return sum(map(_dollars, self.calls))
 
     @property
     def seconds(self) -> float:

@@ -27,9 +27,9 @@ def call_ended(call: Call, ledger: Ledger, result: str) -> dict[str, Any]:
     return {
         "type": "call_ended",
         "name": call.name,
-        "kind": call.kind.value,
+        "kind": str(call.kind),
         "call_id": call.call_id,
-        "status": call.status.value,
+        "status": str(call.status),
         "result": result[:500],
         **_cost(call),
         "total": _total(ledger),

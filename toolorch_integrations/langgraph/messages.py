@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
@@ -42,7 +43,7 @@ def conversation_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 
 def run_messages(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
     """Return what has happened since the newest user message, that message left out."""
-    return since_request(messages, lambda message: isinstance(message, HumanMessage) and message.name != OBSERVER)
+    return since_request(messages, _is_request)
 
 
 def trailing_results(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
@@ -57,7 +58,12 @@ def trailing_results(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
 
 def failed_turns(messages: Sequence[BaseMessage]) -> int:
     """Return how many turns at the end of the run brought nothing but errors."""
-    return turns.failed_turns(map(_kind, reversed(run_messages(messages))))
+    newest_first = takewhile(lambda message: not _is_request(message), reversed(messages))
+    return turns.failed_turns(map(_kind, newest_first))
+
+
+def _is_request(message: BaseMessage) -> bool:
+    return isinstance(message, HumanMessage) and message.name != OBSERVER
 
 
 def _kind(message: BaseMessage) -> Kind:

@@ -162,7 +162,10 @@ class ModelStep(PolicyStep[ModelResponse[Any], ExtendedModelResponse[Any]]):
 
 
 def _reply(response: ModelResponse[Any]) -> AIMessage | None:
-    return next((m for m in reversed(response.result) if isinstance(m, AIMessage)), None)
+    for message in reversed(response.result):
+        if isinstance(message, AIMessage):
+            return message
+    return None
 
 
 def _observations(reply: AIMessage, problem: str) -> list[AnyMessage]:
