@@ -218,6 +218,19 @@ def test_rewards_that_are_all_equal_end_it_with_the_count() -> None:
             source.close()
 
 
+def test_runs_that_are_too_long_are_left_out_and_counted(policy: ScriptedPolicy) -> None:
+    with_long = [{"id": "long", "text": "Choose. " * 40}, TASKS[0]]
+    settings = OnlineSettings(groups=2, ahead=0, rollouts=RUNS, max_length=60)
+    source = RolloutSource(app_of(policy), with_long, yes, settings)
+    try:
+        examples = source.next_batch(0, "policy")
+        assert source.metrics()["trained_runs"] == 4
+        assert source.metrics()["left_out"] == 4
+    finally:
+        source.close()
+    assert max(len(example.row) for example in examples) <= 60
+
+
 def test_a_resumed_source_goes_on_with_other_groups(policy: ScriptedPolicy) -> None:
     numbers: list[int] = []
     settings = OnlineSettings(groups=2, rollouts=RUNS, ahead=0)

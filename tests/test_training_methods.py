@@ -162,7 +162,11 @@ def test_what_a_live_source_trains_on_is_written_down_before_weights_that_know_i
             if step == 3:
                 raise KeyboardInterrupt  # the process is ended
             self.given = range(self.given.start, step + 1)
-            return replayed.next_batch(step, policy_version)
+            return self.examples(step)
+
+        def examples(self, step: int) -> list[Example]:
+            found: list[Example] = replayed.next_batch(step, "policy")
+            return found
 
         def after_step(self, step: int, model: torch.nn.Module) -> str | None:
             written.append(Plan.read(settings.output).tasks)
@@ -178,7 +182,7 @@ def test_what_a_live_source_trains_on_is_written_down_before_weights_that_know_i
     class Resumed(Live):
         def next_batch(self, step: int, policy_version: str) -> list[Example]:
             self.given = range(8, 8 + step)
-            return replayed.next_batch(step, policy_version)
+            return self.examples(step)
 
     train(settings, source=Resumed(8))
     names = ["task 0", "task 1", "task 4", "task 5"]

@@ -72,7 +72,8 @@ def train_online(
     config = _config(chosen.policy)
     vocabulary = int(config.get_text_config().vocab_size)
     probe = probe or Probe.random(vocabulary, prompts=2, length=32)
-    online = replace((online or OnlineSettings()).agreed(chosen), vocabulary=vocabulary)
+    online = (online or OnlineSettings()).agreed(chosen)
+    online = replace(online, vocabulary=vocabulary, max_length=chosen.max_length or online.max_length)
     chosen = by_preset(chosen, online.preset)
     url, name = _address(server, chosen.policy)
     lora = chosen.lora_rank is not None

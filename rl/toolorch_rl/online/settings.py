@@ -29,6 +29,8 @@ class OnlineSettings:
         filters: Names of `toolorch_rl.filters.FILTERS` that drop runs before rewards are computed.
         rounds: Batches of groups that a step may draw to find some to learn from.
         vocabulary: How many tokens the model has, where runs are to be checked against it.
+        max_length: Runs with a row of more tokens are not trained on, and counted; `train_online` takes it from the
+            training's settings.
         timeout: Seconds that a step waits for its runs.
         seconds: Training ends with the first step after so many; None: when its steps are done.
     """
@@ -44,6 +46,7 @@ class OnlineSettings:
     filters: tuple[str, ...] = ()
     rounds: int = 5
     vocabulary: int | None = None
+    max_length: int | None = None
     timeout: float = 3600.0
     seconds: float | None = None
 

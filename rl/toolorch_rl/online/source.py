@@ -21,7 +21,7 @@ from toolorch_rl.rewards import Rewards
 from toolorch_rl.rollouts import Forks, Group, PolicyServer, RolloutError, RolloutPlan, after_fork, rewards_of
 from toolorch_rl.rollouts.attempt import App
 from toolorch_rl.rollouts.plan import Verify
-from toolorch_rl.rows import Example
+from toolorch_rl.rows import Example, Rollout
 from toolorch_rl.trace_rows import rollouts_of
 from toolorch_rl.training.tasks import task_names
 
@@ -189,8 +189,18 @@ class RolloutSource:
         advantages = {runs[place].trace.id: float(rewards.advantages[place]) for place in chosen}
         forks = {runs[place].trace.id: runs[place].fork for place in chosen}
         rollouts = [after_fork(rollout, forks[rollout.trace_id]) for rollout in read.rollouts]
+        rollouts = self._short_enough([rollout for rollout in rollouts if rollout.trained_tokens], left_out)
         self._note(rewards, len(rollouts), left_out)
-        return examples_of([rollout for rollout in rollouts if rollout.trained_tokens], advantages)
+        return examples_of(rollouts, advantages)
+
+    def _short_enough(self, rollouts: list[Rollout], left_out: Counter[str]) -> list[Rollout]:
+        longest = self.settings.max_length
+        if longest is None:
+            return rollouts
+        kept = [rollout for rollout in rollouts if max(map(len, rollout.rows)) <= longest]
+        if len(kept) < len(rollouts):
+            left_out[f"longer than {longest} tokens"] += len(rollouts) - len(kept)
+        return kept
 
     def _note(self, rewards: Rewards, trained: int, left_out: Counter[str]) -> None:
         runs = rewards.runs
