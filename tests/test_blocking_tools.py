@@ -1,4 +1,4 @@
-"""Tools without a coroutine, called from an event loop by either face: none holds the loop's own threads."""
+"""Tools and models without a coroutine, called from an event loop by either face: none holds its own threads."""
 
 from __future__ import annotations
 
@@ -12,16 +12,31 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from langchain_core.language_models import BaseChatModel, SimpleChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import BaseTool, StructuredTool
 from langchain_core.tools import Tool as LangChainTool
 from langchain_core.tools import tool as langchain_tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    CompletionResponseGen,
+    LLMMetadata,
+)
+from llama_index.core.llms import CustomLLM
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.query_engine import CustomQueryEngine
 from llama_index.core.tools import BaseTool as LlamaIndexTool
 from llama_index.core.tools import FunctionTool, ToolMetadata, ToolOutput
+from pydantic import Field
 
 from tests.doubles import chat_policy
 from tests.select_world import FULL, QUESTION, Policy, catalog_of, specialist_says
+from toolorch_integrations import Price, langgraph, llamaindex
 from toolorch_integrations.langgraph import SelectTools, create_orchestrator, ledger_of
 from toolorch_integrations.llamaindex import OrchestratorAgent, PolicyLLM, to_langchain
 from toolorch_integrations.testing import Reply, ScriptedPolicy
@@ -110,6 +125,114 @@ async def test_a_tool_with_a_coroutine_runs_on_the_loop() -> None:
         with ScriptedPolicy([Reply(calls=[(name, {"text": "x"})]), "Done."]) as policy:
             await face(policy, [tool])
         assert observations(policy) == [here]
+
+
+class SyncModel(BaseChatModel):
+    """A chat model as many apps write their own: it has no coroutine."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "sync"
+
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(where()))])
+
+
+class PlainModel(SimpleChatModel):
+    """A chat model of LangChain's older kind."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "plain"
+
+    def _call(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> str:
+        return where()
+
+
+class AsyncModel(SyncModel):
+    async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        return self._generate(messages)
+
+
+class SyncLLM(CustomLLM):
+    """A LlamaIndex LLM as many apps write their own: its coroutine is the base's, which calls it on the loop."""
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        return LLMMetadata()
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        return CompletionResponse(text=where())
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        yield self.complete(prompt)
+
+
+class AsyncLLM(SyncLLM):
+    @llm_chat_callback()
+    async def achat(self, messages: Any, **kwargs: Any) -> ChatResponse:
+        return ChatResponse(message=ChatMessage(where()))
+
+
+class SyncEngine(CustomQueryEngine):
+    def custom_query(self, query_str: str) -> str:
+        return where()
+
+
+class AsyncEngine(SyncEngine):
+    async def acustom_query(self, query_str: str) -> str:
+        return where()
+
+
+@pytest.mark.parametrize(
+    ("face", "source", "on_loop"),
+    [
+        (in_langgraph, SyncModel(), False),
+        (in_langgraph, PlainModel(), False),
+        (in_langgraph, AsyncModel(), True),
+        (in_llamaindex, SyncLLM(), False),
+        (in_llamaindex, AsyncLLM(), True),
+        (in_llamaindex, SyncEngine(), False),
+        (in_llamaindex, AsyncEngine(), True),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_a_specialist_without_a_coroutine_is_kept_off_the_loop(face: Any, source: Any, on_loop: bool) -> None:
+    module = langgraph if face is in_langgraph else llamaindex
+    expert = module.as_specialist(source, "expert", "Knows all.", price=Price(call=1.0))
+    with ScriptedPolicy([Reply(calls=[("expert", {"task": "x"})]), "Done."]) as policy:
+        assert await face(policy, [], specialists=[expert]) == "Done."
+    assert observations(policy) == [threading.current_thread().name if on_loop else WORKER]
+
+
+class HungModel(SyncModel):
+    hang: Callable[[], str]
+
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(self.hang()))])
+
+
+class HungLLM(SyncLLM):
+    hang: Callable[[], str] = Field(exclude=True)
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        return CompletionResponse(text=self.hang())
+
+
+@pytest.mark.parametrize(("face", "model"), [(in_langgraph, HungModel), (in_llamaindex, HungLLM)])
+@pytest.mark.usefixtures("narrow_loop")
+async def test_a_hung_specialist_is_given_up_and_the_loop_goes_on(
+    face: Any, model: Any, hang: Callable[[], str]
+) -> None:
+    module = langgraph if face is in_langgraph else llamaindex
+    expert = module.as_specialist(model(hang=hang), "expert", "Knows all.", timeout=0.2)
+    script = [Reply(calls=[("expert", {"task": "x"})] * 3), Reply(calls=[("where", {"text": "x"})]), "Done."]
+    with ScriptedPolicy(script) as policy:
+        assert await face(policy, [where], specialists=[expert]) == "Done."
+    assert observations(policy) == ["Error: expert did not answer within 0.2 s. Try another tool."] * 3 + [WORKER]
 
 
 async def test_the_apps_tool_of_the_select_rendering_is_kept_off_the_loops_threads() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Container, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, SimpleChatModel
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
 from langgraph.prebuilt import InjectedState
 from pydantic import BaseModel, Field
@@ -17,6 +19,7 @@ from toolorch_integrations.entry import Price, Specialist, specialist_parameters
 from toolorch_integrations.errors import EndpointError
 from toolorch_integrations.langgraph.messages import conversation_of
 from toolorch_integrations.specialist import SpecialistCaller
+from toolorch_integrations.workers import in_worker
 
 SPECIALIST_METADATA = {"toolorch_role": "specialist"}
 """Marks model calls that capture must not take for the policy's."""
@@ -110,8 +113,12 @@ class _ChatModel:
 
     async def aask(self, messages: list[dict[str, Any]]) -> Completion:
         started = time.monotonic()
+        config: RunnableConfig = {"metadata": SPECIALIST_METADATA}
         try:
-            reply = await self.model.ainvoke(messages, {"metadata": SPECIALIST_METADATA})
+            if _has_coroutine(self.model):
+                reply = await self.model.ainvoke(messages, config)
+            else:
+                reply = await in_worker(partial(self.model.invoke, messages, config))
         except Exception as error:  # each provider has error classes of its own
             raise EndpointError(f"{type(error).__name__}: {error}") from error
         return self._read(reply, messages, started)
@@ -126,6 +133,15 @@ class _ChatModel:
             seconds=time.monotonic() - started,
             attempts=1,
         )
+
+
+def _has_coroutine(model: BaseChatModel) -> bool:
+    """Whether a model is asked on the event loop; LangChain asks others in the loop's own threads, which may hang."""
+    kind: Any = type(model)
+    if not isinstance(model, BaseChatModel):  # such as a model with bound arguments: it has a way of its own
+        return True
+    defaults = BaseChatModel._agenerate, SimpleChatModel._agenerate
+    return kind._agenerate not in defaults or kind._astream is not BaseChatModel._astream
 
 
 _PROPERTIES = specialist_parameters()["properties"]

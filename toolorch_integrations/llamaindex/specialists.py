@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from typing import Annotated, Any
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole, TextBlock
 from llama_index.core.base.response.schema import RESPONSE_TYPE
+from llama_index.core.llms import CustomLLM
+from llama_index.core.query_engine import CustomQueryEngine
 from llama_index.core.tools import FunctionTool, ToolMetadata, ToolOutput
 from llama_index.core.workflow import Context
 from llama_index_instrumentation.dispatcher import active_instrument_tags, instrument_tags
@@ -24,6 +27,7 @@ from toolorch_integrations.errors import EndpointError
 from toolorch_integrations.llamaindex.messages import conversation_of, text_of
 from toolorch_integrations.prompt import text_of as plain_text
 from toolorch_integrations.specialist import Ask, AsyncAsk, SpecialistCaller, SpecialistReply, link_fallbacks
+from toolorch_integrations.workers import in_worker
 
 SPECIALIST_TAGS = {"toolorch_role": "specialist"}
 """Marks model calls that capture must not take for the policy's."""
@@ -166,7 +170,12 @@ class _Llm:
     async def aask(self, messages: list[dict[str, Any]]) -> Completion:
         started = time.monotonic()
         with _asked():
-            return self._read(await self.llm.achat(_chat_messages(messages)), messages, started)
+            return self._read(await self._achat(_chat_messages(messages)), messages, started)
+
+    async def _achat(self, messages: Sequence[ChatMessage]) -> ChatResponse:
+        if _is(type(self.llm).achat, CustomLLM.achat):  # It would hold the event loop itself up.
+            return await in_worker(partial(self.llm.chat, messages))
+        return await self.llm.achat(messages)
 
     def _read(self, response: ChatResponse, messages: list[dict[str, Any]], started: float) -> Completion:
         text = text_of(response.message)
@@ -198,7 +207,13 @@ class _Engine:
     async def aask(self, messages: list[dict[str, Any]]) -> Completion:
         started = time.monotonic()
         with _asked():
-            return self._read(await self.engine.aquery(plain_text(messages[-1])), messages, started)
+            return self._read(await self._aquery(plain_text(messages[-1])), messages, started)
+
+    async def _aquery(self, query: str) -> RESPONSE_TYPE:
+        engine = self.engine
+        if isinstance(engine, CustomQueryEngine) and _is(type(engine).acustom_query, CustomQueryEngine.acustom_query):
+            return await in_worker(partial(engine.query, query))
+        return await engine.aquery(query)
 
     def _read(self, response: RESPONSE_TYPE, messages: list[dict[str, Any]], started: float) -> Completion:
         text = str(response)
@@ -210,6 +225,11 @@ class _Engine:
             seconds=time.monotonic() - started,
             attempts=1,
         )
+
+
+def _is(method: Callable[..., Any], default: Callable[..., Any]) -> bool:
+    """Whether a class has a method from its base, which LlamaIndex's instrumentation wraps anew in each class."""
+    return method.__qualname__ == default.__qualname__
 
 
 @contextmanager
