@@ -22,12 +22,12 @@ from toolorch_integrations.entry import Price
 from toolorch_integrations.events import TraceStatus
 from toolorch_integrations.ledger import CallStatus
 from toolorch_integrations.recorder import Recorder
-from toolorch_integrations.store import TraceStore
+from toolorch_integrations.store import TraceStore, TraceWrite
 from toolorch_integrations.testing import Reply, ScriptedPolicy
-from toolorch_integrations.trace import Trace
+from toolorch_integrations.trace import Trace, TraceHeader
 from toolorch_integrations.versions import Routes, VersionRouter
 from toolorch_serving.gateway.errors import ConflictError
-from toolorch_serving.gateway.proxy import ProxySettings, capturing_proxy_app
+from toolorch_serving.gateway.proxy import Claims, ProxySettings, capturing_proxy_app
 from toolorch_serving.gateway.proxy.conversations import Conversations
 
 RUN: list[Reply | str] = [
@@ -262,6 +262,54 @@ async def test_over_http_a_key_cannot_write_into_anothers_trace(tmp_path: Path) 
                 )
                 assert answer.status_code == status
             assert len(policy.requests) == 2
+
+
+async def test_a_gateway_that_was_started_again_knows_whose_a_trace_is(tmp_path: Path) -> None:
+    keys = [{"name": name, "sha256": sha256(name)} for name in ("ann", "bob")]
+    orchestrators = "b" * 32
+    with TraceStore.open(tmp_path / "traces.db") as store, ScriptedPolicy(["Hello."]) as policy:
+        store.write([TraceWrite(TraceHeader(id=orchestrators, status=TraceStatus.ANSWERED))])
+        sections: dict[str, Any] = {"policy": {"url": policy.url, "model": "scripted"}, "keys": keys}
+
+        async def ask(client: httpx.AsyncClient, name: str, trace_id: str) -> int:
+            headers = {**bearer(name), "x-toolorch-trace": trace_id}
+            body = {"model": "scripted", "messages": USER}
+            return (await client.post("/v1/chat/completions", json=body, headers=headers)).status_code
+
+        with gateway(tmp_path, None, **sections) as app, client_of(app) as client:
+            assert await ask(client, "ann", "a" * 32) == 200
+        with gateway(tmp_path, None, **sections) as app, client_of(app) as client:
+            found = [await ask(client, *named) for named in (("bob", "a" * 32), ("ann", "a" * 32), ("bob", "c" * 32))]
+            assert found == [409, 200, 200]
+            assert [await ask(client, name, orchestrators) for name in ("ann", "bob")] == [409, 409]
+        assert store.trace("a" * 32).metadata == {"caller": "ann"}
+        assert store.trace("a" * 32).totals.turns == 2
+        assert store.trace(orchestrators).totals.turns == 0
+
+
+async def test_a_store_that_does_not_answer_holds_no_call_up_and_is_let_be_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolorch_serving.gateway.proxy.claims._SECONDS", 0.05)
+    asked: list[str] = []
+    hung = threading.Event()
+
+    def hang(_: TraceStore, trace_id: str) -> TraceHeader:
+        asked.append(trace_id)
+        hung.wait(30)
+        return TraceHeader(id=trace_id, metadata={"caller": "ann"})
+
+    monkeypatch.setattr(TraceStore, "header", hang)
+    claims = Claims(TraceStore(tmp_path / "traces.db"))
+    await claims.check("a" * 32, "bob")
+    await claims.check("b" * 32, "bob")
+    assert asked == ["a" * 32]
+    hung.set()
+    other = Claims(TraceStore(tmp_path / "traces.db"))
+    monkeypatch.setattr("toolorch_serving.gateway.proxy.claims._SECONDS", 30.0)
+    await other.check("a" * 32, "ann")
+    with pytest.raises(ConflictError, match="another caller began"):
+        await other.check("a" * 32, "bob")
 
 
 def test_several_choices_are_siblings_that_count_the_prompt_once(tmp_path: Path) -> None:

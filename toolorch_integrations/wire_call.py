@@ -35,6 +35,9 @@ FRAMEWORK = "openai"
 CUT_OFF = "cut_off"
 """`finish_reason` of a sampled message of which only the beginning came. It is kept, and not trained on."""
 
+CALLER = "caller"
+"""Under which a trace's metadata says whose API key began it."""
+
 _LENGTHS = struct.Struct("<II")
 
 
@@ -52,6 +55,8 @@ class WireFacts:
     failure: str = ""
     """Why the answer is not whole, or not kept: the server was down, it broke off, the client went away ..."""
     app: str = ""
+    caller: str = ""
+    """Whose API key was used; empty where there are none."""
     thread_id: str = ""
     begun: float = 0.0
     """When the conversation began, epoch seconds."""
@@ -122,7 +127,13 @@ class WireCall:
         messages = _messages(request)
         facts = self.facts
         yield TraceStarted(
-            facts.trace_id, FRAMEWORK, facts.app, facts.thread_id, _request_in(messages), facts.begun or facts.started
+            facts.trace_id,
+            FRAMEWORK,
+            facts.app,
+            facts.thread_id,
+            _request_in(messages),
+            facts.begun or facts.started,
+            metadata={CALLER: facts.caller} if facts.caller else {},
         )
         if not facts.repeated:
             yield from _tool_results(messages, facts)

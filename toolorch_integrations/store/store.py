@@ -287,6 +287,12 @@ class TraceStore:
             found = finding.by_id(connection, trace_id)
             return None if found is None else load(connection, [found])[0]
 
+    def header(self, trace_id: str) -> TraceHeader | None:
+        """Return the trace with exactly this id without its graph, or None."""
+        with self._reading() as connection:
+            found = finding.by_id(connection, trace_id)
+            return None if found is None else _headers(connection, [found])[0]
+
     def known(self, trace_ids: Iterable[str]) -> set[str]:
         """Return those of the ids that the store has a trace of."""
         with self._engine.connect() as connection:

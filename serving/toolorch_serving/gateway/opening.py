@@ -21,7 +21,7 @@ from toolorch_serving.gateway.metrics import Metrics
 from toolorch_serving.gateway.orchestrators import make_runners
 from toolorch_serving.gateway.periodic import Periodic
 from toolorch_serving.gateway.policy_client import PolicyClient, policy_key
-from toolorch_serving.gateway.proxy import CapturingProxy, Proxied, ProxySettings, Upstream
+from toolorch_serving.gateway.proxy import CapturingProxy, Claims, Proxied, ProxySettings, Upstream
 from toolorch_serving.gateway.state import GatewayState
 from toolorch_serving.gateway.versions import Versions
 from toolorch_serving.promotion.records import PromotionRecords
@@ -121,6 +121,7 @@ def _proxy(state: GatewayState, policy: PolicyConfig) -> CapturingProxy:
         settings,
         caller=lambda scope: str(scope[CALLER].name),
         ended=ended,
+        claims=None if state.keys.is_open else Claims(state.store),
         pause=(lambda: 0.0) if state.wire is None else state.wire.pause,
     )
 

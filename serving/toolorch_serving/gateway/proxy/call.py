@@ -173,6 +173,7 @@ class PolicyCall:
             exchange.stream,
             failure,
             settings.app,
+            conversation.caller,
             conversation.thread_id,
             conversation.begun,
             self._started,

@@ -112,6 +112,10 @@ class Conversations:
         self._answers: deque[Asked] = deque()
         self._bytes = 0
 
+    def __contains__(self, trace_id: str) -> bool:
+        """Whether a trace is known here."""
+        return trace_id in self._conversations
+
     def begin(
         self, caller: str, model: str, messages: Sequence[Any], *, trace_id: str = "", thread_id: str = ""
     ) -> Asked:
@@ -133,12 +137,7 @@ class Conversations:
             key = trace_id or uuid.uuid5(_THREADS, f"{scope}\x00{thread_id}").hex
             conversation = self._conversations.get(key) or Conversation(key, caller, thread_id)
             if conversation.caller != caller:
-                raise ConflictError(
-                    f"the header x-toolorch-trace names {key}, which another caller began: send an id of your own, "
-                    "such as uuid.uuid4().hex, that all calls of one run share",
-                    param=TRACE.decode(),
-                    code="trace_taken",
-                )
+                raise trace_taken(key)
         else:
             found = self._continued(prefixes, messages) or self._retried(whole)
             conversation = found or Conversation(uuid.uuid4().hex, caller)
@@ -209,6 +208,16 @@ class Conversations:
             del kept[oldest.trace_id]
             if oldest.waits:
                 self._abandoned(oldest)
+
+
+def trace_taken(trace_id: str) -> ConflictError:
+    """Return the error of a call that names another caller's trace."""
+    return ConflictError(
+        f"the header x-toolorch-trace names {trace_id}, which another caller began: send an id of your own, such as "
+        "uuid.uuid4().hex, that all calls of one run share",
+        param=TRACE.decode(),
+        code="trace_taken",
+    )
 
 
 def _digests(scope: str, messages: Sequence[Any]) -> tuple[bytes, list[tuple[int, bytes]]]:

@@ -12,6 +12,7 @@ from toolorch_serving.gateway.answer import ClientGoneError
 from toolorch_serving.gateway.errors import GatewayError, send_error
 from toolorch_serving.gateway.proxy import headers as http
 from toolorch_serving.gateway.proxy.call import Ended, PolicyCall, Services, Sink
+from toolorch_serving.gateway.proxy.claims import Claims
 from toolorch_serving.gateway.proxy.conversations import Conversation, Conversations
 from toolorch_serving.gateway.proxy.exchange import Exchange
 from toolorch_serving.gateway.proxy.extras import Extras
@@ -39,6 +40,7 @@ class CapturingProxy:
         settings: How requests are treated.
         caller: Says who asks: conversations of different callers never meet.
         ended: Is told of every call that has ended.
+        claims: Knows who began the traces of the store; None: there is one caller only.
         conversations: Finds a request's conversation; by default a new index.
         pause: Says by how many seconds answers are to be delayed, as capture does not keep up; see
             `DetachedRecorder.pause`.
@@ -52,11 +54,13 @@ class CapturingProxy:
         *,
         caller: Callable[[Scope], str] = lambda _: "",
         ended: Ended = lambda _scope, _call: None,
+        claims: Claims | None = None,
         conversations: Conversations | None = None,
         pause: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._recorder = recorder
         self._caller = caller
+        self._claims = claims
         found = conversations or Conversations(self._abandoned)
         settings = settings or ProxySettings()
         extras = Extras(upstream.url, exact=settings.exact)
@@ -73,8 +77,11 @@ class CapturingProxy:
                 await self._pass(scope, receive, send, body, sent)
                 return
             trace_id, thread_id = _names(scope["headers"])
+            caller = self._caller(scope)
+            if trace_id and self._claims is not None and trace_id not in services.conversations:
+                await self._claims.check(trace_id, caller)
             asked = services.conversations.begin(
-                self._caller(scope), request.model, request.messages, trace_id=trace_id, thread_id=thread_id
+                caller, request.model, request.messages, trace_id=trace_id, thread_id=thread_id
             )
         except GatewayError as error:
             await send_error(send, error)
