@@ -19,6 +19,7 @@ from toolorch_integrations.capture import capture
 from toolorch_integrations.events import TraceStatus
 from toolorch_integrations.ledger import CallStatus
 from toolorch_integrations.llamaindex import ConfirmationRequired, OrchestratorAgent, PolicyLLM, ledger_of
+from toolorch_integrations.llamaindex.state import load, save
 from toolorch_integrations.store import TraceStore
 from toolorch_integrations.testing import Reply, ScriptedPolicy
 
@@ -287,3 +288,43 @@ async def test_another_process_goes_on_when_the_yes_comes(tmp_path: Path) -> Non
     assert trace.request == "Clean up."
     assert [trace.totals.turns, trace.totals.calls] == [2, 2]
     assert trace.exact
+
+
+@pytest.mark.parametrize("elsewhere", [True, False], ids=["another process", "this process"])
+async def test_the_wait_for_a_yes_is_left_out_of_the_runs_time_once(elsewhere: bool) -> None:
+    shop = Shop()
+    with ScriptedPolicy(ONE) as policy:
+        agent = agent_for(policy, shop)
+        ctx = await _asked_long_ago(agent)
+        goes_on = agent_for(policy, shop) if elsewhere else agent  # another agent knows nothing of the run
+        handler = goes_on.run(ctx=Context.from_dict(goes_on, ctx.to_dict()) if elsewhere else ctx)
+        handler.ctx.send_event(HumanResponseEvent(decisions=[APPROVE]))
+        assert str(await handler) == "Done."
+        state = await load(handler.ctx, goes_on.name)
+    assert state is not None
+    assert LONG <= state["run"]["paused"] < 1.5 * LONG
+
+
+LONG = 10_000.0
+"""Seconds."""
+
+
+async def _asked_long_ago(agent: OrchestratorAgent) -> Context:
+    """Return the context of a run that waits for a yes since long."""
+    handler = agent.run(user_msg="Clean up.")
+    async for event in handler.stream_events():
+        if isinstance(event, InputRequiredEvent):
+            break
+    ctx = Context.from_dict(agent, handler.ctx.to_dict())
+    await handler.cancel_run()
+    with pytest.raises(WorkflowCancelledByUser):
+        await handler
+    state = await load(ctx, agent.name)
+    assert state is not None
+    state["run"]["started"] -= LONG
+    state["run"]["updated"] -= LONG
+    account = (await agent.runs.known(ctx, state)).account
+    account.started -= LONG
+    account._resumed -= LONG
+    await save(ctx, agent.name, state)
+    return ctx

@@ -26,7 +26,12 @@ class Budget(BaseModel):
     Attributes:
         turns: Policy calls. The last one is made with tools withheld, so that the policy answers.
         dollars: Money for all calls together, the policy's own tokens included.
-        seconds: Wall clock from the start of the run; time spent waiting for a person does not count.
+        seconds: Wall clock from the start of the run, less the time in which it stood still. That is the time from the
+            end of one run of the graph or workflow to its resume, whatever stopped it, and from a tool's or an
+            orchestrator's question to a person, by the framework's own means, to the answer. A tool that waits in any
+            other way uses the run's time up. Where only the stored state is known, as in another process, and in
+            LlamaIndex where a workflow stopped or confirmation is asked for, the time begins with the end of the last
+            policy call: tools that worked after it are left out too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -87,7 +92,7 @@ class Account:
         budget: The limits.
         ledger: Calls that have ended.
         started: `time.time()` at the start of the run.
-        paused: Seconds that the run has spent waiting for a person.
+        paused: Seconds in which the run stood still, up to the last time that it went on; see `Budget.seconds`.
     """
 
     budget: Budget
@@ -126,8 +131,8 @@ class Account:
         """Release a reservation and record what the call cost, once even when a step is replayed."""
         with self._lock:
             self._reserved.pop(key, None)
-            if call is not None and _identity(call) not in self._recorded:
-                self._recorded.add(_identity(call))
+            if call is not None and (identity := _identity(call)) not in self._recorded:
+                self._recorded.add(identity)
                 self.ledger.calls.append(call)
 
     def catch_up(self, calls: Iterable[Call]) -> None:
@@ -185,4 +190,4 @@ def _stricter(first: float | None, second: float | None) -> float | None:
 
 
 def _identity(call: Call) -> tuple[str, str, int]:
-    return call.kind.value, call.call_id, call.turn  # some servers number the calls of each turn from 0
+    return str(call.kind), call.call_id, call.turn  # some servers number the calls of each turn from 0

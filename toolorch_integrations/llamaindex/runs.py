@@ -121,6 +121,8 @@ class AgentRuns:
             reporter = reporter_of()
             if reporter is not None:
                 reporter.run_began(run, resumed=not begins)
+            if not begins:
+                run.account.stood_still(state["run"]["updated"])
             state["run"] = {**state["run"], "workflow_run": workflow_run}
             await save(ctx, agent, state)
         return state, run
@@ -147,9 +149,8 @@ class AgentRuns:
 
     def resumed(self, run: Run, state: AgentState) -> None:
         """Take note that a person has answered: the time of waiting does not count."""
-        now = time.time()
-        run.account.paused += max(0.0, now - state["run"]["updated"])
-        state["run"] = {**state["run"], "paused": run.account.paused, "updated": now}
+        run.account.stood_still(state["run"]["updated"])  # in another process that was counted as it took the run up
+        state["run"] = {**state["run"], "paused": run.account.paused, "updated": time.time()}
 
     async def messages_of(
         self, run: Run, state: AgentState, messages: list[ChatMessage], memory: BaseMemory
