@@ -90,6 +90,18 @@ def test_a_function_without_parameters():
     assert canonical_parameters({"type": "object"}) == {"type": "object", "properties": {}}
 
 
+def test_what_takes_anything_has_no_more_to_say():
+    schema = {"properties": {"a": True, "b": {"anyOf": [True, {"type": "null"}]}, "c": {"items": True}}}
+    anything = {"a": {}, "b": {}, "c": {"items": True}}
+    assert canonical_parameters(schema) == {"type": "object", "properties": anything}
+    assert canonical_parameters({"properties": None}) == {"type": "object", "properties": {}}
+
+
+def test_null_alone_stays():
+    nothing = {"anyOf": [{"type": "null"}]}
+    assert canonical_parameters({"properties": {"a": nothing}})["properties"] == {"a": nothing}
+
+
 def test_a_parameter_named_like_a_keyword_stays():
     schema = {"type": "object", "properties": {"title": {"type": "string"}, "$ref": {"type": "string"}}}
     assert list(canonical_parameters(schema)["properties"]) == ["title", "$ref"]
@@ -149,6 +161,10 @@ def test_limits_that_the_prompt_leaves_out_count_all_the_same(arguments: dict[st
         {"$ref": "http://127.0.0.1:9/schema.json"},
         {"type": "string", "pattern": r"\p{L}"},
         {"type": "colour"},
+        {"minLength": "2"},
+        {"enum": 3},
+        {"pattern": 5},
+        {"$ref": "#/properties/a"},
     ],
 )
 def test_a_schema_that_cannot_be_read_says_nothing(schema: dict[str, Any]):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import UnknownType, ValidationError, best_match
+from jsonschema.exceptions import ValidationError, best_match
 from pydantic_core import ErrorDetails
 from referencing import Registry
-from referencing.exceptions import Unresolvable
 
 _KEPT = (
     "type",
@@ -47,7 +45,9 @@ def canonical_parameters(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": {}, **canonical}
 
 
-def _canonical(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+def _canonical(schema: Any, definitions: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(schema, Mapping):  # `true`: anything
+        return {}
     reference = schema.get("$ref")
     if isinstance(reference, str):
         name = reference.rsplit("/", 1)[-1]
@@ -61,6 +61,8 @@ def _canonical(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: 
             continue
         value = schema[key]
         if key == "properties":
+            if not isinstance(value, Mapping):
+                continue
             value = {name: _canonical(item, definitions, path) for name, item in value.items()}
         elif key in ("anyOf", "oneOf", "allOf"):
             value = [_canonical(item, definitions, path) for item in value]
@@ -77,9 +79,11 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     choices = schema.get("anyOf")
     if not choices:
         return schema
+    if {} in choices:  # anything
+        return {key: value for key, value in schema.items() if key != "anyOf"}
     real = [choice for choice in choices if choice.get("type") != "null"]
     if len(real) != 1:
-        return schema | {"anyOf": real}
+        return schema | {"anyOf": real or choices}
     rest = {key: value for key, value in schema.items() if key != "anyOf"}
     merged = real[0] | rest
     return {key: merged[key] for key in _KEPT if key in merged}
@@ -93,7 +97,7 @@ def argument_problem(parameters: Mapping[str, Any], arguments: Any) -> str | Non
     validator = Draft202012Validator({"type": "object", **parameters}, registry=Registry())  # which fetches nothing
     try:
         error = best_match(validator.iter_errors(arguments))
-    except (Unresolvable, UnknownType, re.error):  # a schema that Python cannot read
+    except Exception:  # a schema that cannot be read: the library raises whatever it comes across
         return None
     if error is None:
         return None
