@@ -24,7 +24,7 @@ def test_block_runs_as_a_program(code: str, tmp_path: Path) -> None:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
@@ -38,7 +38,7 @@ def test_the_gateways_configuration_is_valid(tmp_path: Path) -> None:
     (tmp_path / "catalog.toml").write_text(specialist)
     command = [sys.executable, "-c", "from toolorch_integrations.cli import app; app()"]
     command += ["serve", "gateway", "gateway.toml", "--check"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
