@@ -300,6 +300,25 @@ def test_the_middleware_alone_takes_a_no(go: Go):
     assert [call.status for call in ledger_of(result)][1] == "refused"
 
 
+@pytest.mark.parametrize(
+    "answer",
+    ["yes", True, {"decisions": []}, {"decisions": [{"type": "edit", "edited_action": {}}]}, {"decisions": "no"}],
+)
+def test_the_middleware_alone_asks_again_where_the_answer_is_no_decision(go: Go, answer: Any):
+    tools = Tools()
+    with ScriptedPolicy([DELETE, "Done."]) as server:
+        agent = create_agent(
+            chat_policy(server), tools.all, middleware=[OrchestratorMiddleware()], checkpointer=InMemorySaver()
+        )
+        go(agent, ASK, CONFIG)
+        again = go(agent, Command(resume=answer), CONFIG)
+        assert "is no decision: resume with" in asked(again)[0]["description"]
+        assert tools.done == []
+        result = go(agent, resume(APPROVE), CONFIG)
+    assert tools.done == ["delete old"]
+    assert ledger_of(result).counts() == {"delete_project": 1}
+
+
 @pytest.mark.parametrize("declared", [True, False])
 def test_the_middleware_confirms_what_its_catalogue_says(go: Go, declared: bool):
     tools = Tools()

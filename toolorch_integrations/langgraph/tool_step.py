@@ -32,6 +32,9 @@ _ADVICE = "\n Please fix the error and try again."
 """What stands before and after the reason in it."""
 
 
+_DECISION = '{"decisions": [{"type": "approve"}]}, or "reject" with a "message"'
+
+
 class ToolStep(CallStep[Any, "Command[Any] | list[Any]"]):
     """One tool or specialist call.
 
@@ -125,21 +128,26 @@ class ToolStep(CallStep[Any, "Command[Any] | list[Any]"]):
         """Ask whether a destructive call may be made; return the reason of a refusal, or None for a yes.
 
         `ConfirmationMiddleware` asks before anything of the turn runs. This question is for agents that lack it, and
-        for an entry that only this request's alias hides from it.
+        for an entry that only this request's alias hides from it. An answer that is no decision has it asked again.
         """
-        asked = HITLRequest(
-            action_requests=[ActionRequest(name=self.name, args=self.arguments, description=f"Confirm {self.name}")],
-            review_configs=[ReviewConfig(action_name=self.name, allowed_decisions=["approve", "reject"])],
-        )
-        try:
-            decision = interrupt(asked)["decisions"][0]
-        except GraphBubbleUp:
-            self.run.account.wait(self.call_id)
-            raise
-        if decision["type"] == "approve":
-            self.confirmed = True
-            return None
-        return decision.get("message") or ""
+        description = f"Confirm {self.name}"
+        while True:
+            asked = HITLRequest(
+                action_requests=[ActionRequest(name=self.name, args=self.arguments, description=description)],
+                review_configs=[ReviewConfig(action_name=self.name, allowed_decisions=["approve", "reject"])],
+            )
+            try:
+                answer = interrupt(asked)
+            except GraphBubbleUp:
+                self.run.account.wait(self.call_id)
+                raise
+            match answer:
+                case {"decisions": [{"type": "approve"}]}:
+                    self.confirmed = True
+                    return None
+                case {"decisions": [{"type": "reject", **rest}]}:
+                    return str(rest.get("message") or "")
+            description = f"Confirm {self.name}. {str(answer)[:200]!r} is no decision: resume with {_DECISION}"
 
 
 def _command(update: dict[str, Any], calls: Sequence[Call], own: Command[Any] | None = None) -> Command[Any]:
