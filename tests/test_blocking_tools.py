@@ -202,7 +202,8 @@ class AsyncEngine(SyncEngine):
 async def test_a_specialist_without_a_coroutine_is_kept_off_the_loop(face: Any, source: Any, on_loop: bool) -> None:
     module = langgraph if face is in_langgraph else llamaindex
     expert = module.as_specialist(source, "expert", "Knows all.", price=Price(call=1.0))
-    with ScriptedPolicy([Reply(calls=[("expert", {"task": "x"})]), "Done."]) as policy:
+    script: list[Reply | str] = [Reply(calls=[("expert", {"task": "x"})]), "Done."]
+    with ScriptedPolicy(script) as policy:
         assert await face(policy, [], specialists=[expert]) == "Done."
     assert observations(policy) == [threading.current_thread().name if on_loop else WORKER]
 
@@ -229,7 +230,11 @@ async def test_a_hung_specialist_is_given_up_and_the_loop_goes_on(
 ) -> None:
     module = langgraph if face is in_langgraph else llamaindex
     expert = module.as_specialist(model(hang=hang), "expert", "Knows all.", timeout=0.2)
-    script = [Reply(calls=[("expert", {"task": "x"})] * 3), Reply(calls=[("where", {"text": "x"})]), "Done."]
+    script: list[Reply | str] = [
+        Reply(calls=[("expert", {"task": "x"})] * 3),
+        Reply(calls=[("where", {"text": "x"})]),
+        "Done.",
+    ]
     with ScriptedPolicy(script) as policy:
         assert await face(policy, [where], specialists=[expert]) == "Done."
     assert observations(policy) == ["Error: expert did not answer within 0.2 s. Try another tool."] * 3 + [WORKER]

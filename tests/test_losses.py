@@ -148,7 +148,7 @@ def test_what_is_lost_of_many_traces_is_noted_in_all(store: TraceStore) -> None:
     writer = Writer(store, losses, "", 1.0)
     ids = [f"{number:032x}" for number in range(MAX_OPEN + 50)]
     running, ended = ids[:10], ids[10:]
-    writer.process([TraceStarted(one) for one in ids] + [TraceEnded(one) for one in ended])
+    writer.process([*(TraceStarted(one) for one in ids), *(TraceEnded(one) for one in ended)])
     for one in ids:
         losses.count("overflow", one)
     writer.settle()

@@ -52,7 +52,7 @@ class Writer:
         """
         self.trace_ids: deque[str] = deque(maxlen=_REMEMBERED_TRACES)
         in_store = threading.RLock() if beside is None else beside.patience.in_store
-        self.patience = Patience(store, retry_seconds, in_store)
+        self.patience: Patience = Patience(store, retry_seconds, in_store)
         self.store = store
         self._losses = losses
         self._app = app
