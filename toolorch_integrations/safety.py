@@ -49,7 +49,9 @@ READING_WORDS = ("check", "count", "describe", "fetch", "find", "get", "list", "
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
-def is_destructive(name: str, declared: bool | None = None, words: Iterable[str] = DESTRUCTIVE_WORDS) -> bool:
+def is_destructive(
+    name: str, declared: bool | None = None, words: Iterable[str] = frozenset(DESTRUCTIVE_WORDS)
+) -> bool:
     """Say whether a call of the tool `name` needs a person's yes.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from toolorch_integrations.langgraph.confirmation import ConfirmationMiddleware
 from toolorch_integrations.langgraph.messages import conversation_of
 from toolorch_integrations.langgraph.model_step import AskSpecialist, ModelStep
 from toolorch_integrations.langgraph.pauses import noted, pauses_of
+from toolorch_integrations.langgraph.quick import changed, signed
 from toolorch_integrations.langgraph.rendering import ChatRendering, Rendering, as_tool, tool_entry, tool_key
 from toolorch_integrations.langgraph.select_rendering import SelectRendering
 from toolorch_integrations.langgraph.specialists import SpecialistTool
@@ -106,7 +106,7 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
         self._runs = Runs()
         self._catalogs = Catalogs()
         for name in ("wrap_model_call", "awrap_model_call", "wrap_tool_call", "awrap_tool_call"):
-            setattr(self, name, _signed(getattr(self, name)))
+            setattr(self, name, signed(getattr(self, name)))
 
     @property
     def specialists(self) -> list[Specialist]:
@@ -190,7 +190,7 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
         """Do as `wrap_tool_call`, on the event loop."""
 
         async def perform(wanted: Execute) -> ToolMessage | Command[Any]:
-            awaited = wanted.request.override(tool=off_the_loop(wanted.request.tool))
+            awaited = changed(wanted.request, tool=off_the_loop(wanted.request.tool))
             return await awithin(wanted.timeout, handler(awaited))
 
         return adrive(self._tool_steps(request), perform)
@@ -258,13 +258,6 @@ class OrchestratorMiddleware(AgentMiddleware[OrchestratorState, Any, Any]):
         tools = {tool.name: tool for tool in request.runtime.tools}
         step = ToolStep(run, request, tools, self.rendering, reporter_of(), confirm=self._confirm)
         return noted(run, step.steps())
-
-
-def _signed(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a hook that knows its signature: LangChain's tracing has it made at each call, traced or not."""
-    signed = partial(hook)
-    vars(signed)["__signature__"] = inspect.signature(hook)
-    return signed
 
 
 def _rendering(

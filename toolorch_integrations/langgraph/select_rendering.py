@@ -18,7 +18,8 @@ from langgraph.prebuilt.tool_node import ToolCallRequest
 from toolorch_integrations.catalog import Catalog
 from toolorch_integrations.entry import AnyEntry
 from toolorch_integrations.langgraph.messages import run_messages
-from toolorch_integrations.langgraph.rendering import Rendering, changed, tool_entry
+from toolorch_integrations.langgraph.quick import changed
+from toolorch_integrations.langgraph.rendering import Rendering, tool_entry
 from toolorch_integrations.langgraph.select import SelectTool, argument_of, standing_of
 from toolorch_integrations.langgraph.specialists import SpecialistTool
 from toolorch_integrations.prompt import Message
@@ -145,7 +146,7 @@ class SelectRendering(Rendering):
         assert isinstance(tool, SelectTool)
         caller = tool.callers[entry.name].limited_to(run.view.aliases)
         bound = tool.model_copy(update={"seconds": timeout, "callers": {entry.name: caller}})
-        return request.override(tool_call={**request.tool_call, "args": {"model": entry.name}}, tool=bound)
+        return changed(request, tool_call={**request.tool_call, "args": {"model": entry.name}}, tool=bound)
 
     def upper_bound(self, run: Run, request: ToolCallRequest, entry: AnyEntry) -> float:
         """Return the bound of the chosen specialist for its prompt, and the price of the app's tool."""
