@@ -80,8 +80,6 @@ class Call:
 
 _CALL_FIELDS = tuple(f.name for f in fields(Call))
 _field_values = attrgetter(*_CALL_FIELDS)
-_kind = attrgetter("kind")
-_dollars = attrgetter("dollars")
 
 
 @dataclass(slots=True)
@@ -114,12 +112,12 @@ class Ledger:
     @property
     def turns(self) -> int:
         """Number of policy calls."""
-        return list(map(_kind, self.calls)).count(CallKind.POLICY)
+        return [call.kind for call in self.calls].count(CallKind.POLICY)
 
     @property
     def dollars(self) -> float:
         """What all calls cost together, the policy's own tokens included."""
-        return sum(map(_dollars, self.calls))
+        return sum([call.dollars for call in self.calls])
 
     @property
     def seconds(self) -> float:
