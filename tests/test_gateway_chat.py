@@ -78,12 +78,12 @@ async def all_of(one: SimpleNamespace, body: dict[str, Any], **options: Any) -> 
     return [event async for event in sse(one, body, **options)]
 
 
-async def failed(one: SimpleNamespace) -> list[Trace]:
-    """Return the traces that ended with an error, once there is one."""
+async def interrupted(one: SimpleNamespace) -> list[Trace]:
+    """Return the traces of runs that were ended before their answer, once there is one."""
 
     def found() -> list[Trace]:
         one.state.session.flush()
-        return list(one.state.store.full_traces(status=TraceStatus.ERROR))
+        return list(one.state.store.full_traces(status=TraceStatus.INTERRUPTED))
 
     await auntil(found)
     return found()
@@ -177,7 +177,7 @@ async def test_a_client_that_goes_away_ends_its_run(face: str, stream: bool, tmp
         asking = asyncio.create_task(httpx.AsyncClient().post(f"{one.url}/v1/chat/completions", json=body, timeout=60))
         await held.begun()
         asking.cancel()
-        (trace,) = await failed(one)
+        (trace,) = await interrupted(one)
         held.let_go.set()
         await asyncio.sleep(0.1)
         assert "the client disconnected" in trace.error
@@ -331,7 +331,7 @@ async def test_a_reader_that_leaves_in_mid_stream_ends_the_run(face: str, tmp_pa
             elif name == "tool_call":
                 await held.begun()
                 break
-        (trace,) = await failed(one)
+        (trace,) = await interrupted(one)
         held.let_go.set()
         await asyncio.sleep(0.1)
         assert trace.id == trace_id

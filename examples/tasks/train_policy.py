@@ -1,11 +1,16 @@
 """Synthesise runs, train tokenizer and policy on one processor core, and save them.
 
-    python -m examples.tasks.train_policy --work .toolorch/tasks-policy --out examples/tasks/policy
+    python -m examples.tasks.train_policy --out examples/tasks/policy
 
 A killed training goes on from its last checkpoint in the work folder when the same command is given again; with more
-`--steps` a finished one goes on, too, at the full rates at first. On one core of an AMD EPYC the runs take five minutes
-to make and a step 0.9 s (2,300 tokens/s): the weights in `policy/` are those of 7,200 steps, of two hours. The loss was
-still falling slowly, and what they miss of the bars is in the README.
+`--steps` a finished one goes on, too, at the full rates at first. On one core of an AMD EPYC a thousand tasks and their
+runs take five seconds, and a step 0.9 s (2,300 tokens/s), two hours by default.
+
+The weights in `policy/` were made in two trainings. The first had one pool of tasks, so that its runs shared names and
+ids, and learnt many of them by heart: its loss was twice as high on fresh tasks. The second went on on fresh ones:
+
+    python -m examples.tasks.train_policy --work W1 --out W1/policy --pools 1 --groups 1500
+    python -m examples.tasks.train_policy --work W2 --begin W1/policy --first-pool 1 --steps 6000
 """
 
 from __future__ import annotations
