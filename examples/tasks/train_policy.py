@@ -19,6 +19,7 @@ import argparse
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,9 @@ def main() -> None:
     if given.save_only:
         model.load_state_dict(torch.load(given.work / "checkpoint.pt", weights_only=True)["model"])
     else:
-        first = {"drill_steps": 0, "short_steps": 0} if given.begin else {"short_steps": 400, "short_tokens": 140}
-        schedule = Schedule(steps=given.steps, batch=given.batch, **first)
+        schedule = Schedule(steps=given.steps, batch=given.batch, short_steps=400, short_tokens=140)
+        if given.begin:
+            schedule = replace(schedule, drill_steps=0, short_steps=0)
         train(model, tokenizer, load_groups(file), _drills(tokenizer, given.batch), given.work, schedule, _timed(say))
     save(model, tokenizer, given.out)
     say(f"saved {sum(item.stat().st_size for item in given.out.iterdir()) / 1e6:.2f} MB to {given.out}")
